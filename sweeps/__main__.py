@@ -1,0 +1,5 @@
+"""``python -m sweeps`` is ``towersweep``."""
+
+from sweeps.cli import main
+
+main()

@@ -1,0 +1,383 @@
+"""The work behind the commands, as functions: launch, resume, load_record, open_study.
+
+What is heavy (Optuna, Ray, the trainable) is imported inside the functions that need it, so that ``--help``,
+``status`` and ``report`` start at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps import config, step
+from sweeps.convergence import verdict
+from sweeps.errors import InputError, SettingsError, SweepFailedError
+from sweeps.history import History, SweepFacts, assemble, read_history
+from sweeps.pruning import Rule, Rungs, bracket_of, rung_steps
+from sweeps.records import Measurement, SweepRecord, TrialState, Verdict
+from sweeps.run_folder import CurveLog, RunFolder, is_live, read_entries
+from sweeps.trainable import Devices
+
+if TYPE_CHECKING:
+    from sweeps.backends import Backend, WorkerSpec
+    from sweeps.driver import Listener
+    from sweeps.study import Study
+
+BACKENDS = ("ray", "inline")
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left behind. ``interrupted`` means that ``resume`` has something to go on with."""
+
+    folder: Path
+    record: SweepRecord
+    interrupted: bool
+
+
+def launch(
+    sweep: str | Path | Mapping[str, Any] = "digits",
+    *,
+    out: str | Path | None = None,
+    trajectories: int | None = None,
+    time_budget: str | float | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    backend: str = "ray",
+    listener: Listener | None = None,
+) -> SweepResult:
+    """Run a sweep and write its run folder; the same as ``towersweep launch``.
+
+    ``sweep`` is a TOML file, a built-in name, or the same settings as a mapping. ``out`` is a new folder (default
+    ``runs/<name>``). ``overrides`` are ``section.key=value`` strings. ``address`` is a Ray cluster's. ``backend``
+    is "ray" or "inline" (one slot, in this process).
+
+    >>> result = launch("quick", out="runs/demo")    # doctest: +SKIP
+    >>> result.record.best().value                   # doctest: +SKIP
+
+    Raises InputError if the settings cannot be run (nothing is written), SweepFailedError if no trial completed.
+    """
+    asked = {
+        "search.trajectories": trajectories,
+        "search.time_budget": time_budget,
+        "resources.workers": workers,
+        "search.seed": seed,
+    }
+    all_overrides = [*overrides, *(f"{key}={value}" for key, value in asked.items() if value is not None)]
+    settings = _load(sweep, all_overrides)
+    _check_backend(backend)
+    folder = RunFolder.create(Path(out) if out else Path("runs") / settings.name, config.to_toml(settings))
+    try:
+        with folder.lock():
+            study = _create_study(settings, folder)
+            try:
+                return _drive(settings, folder, study, step.State(), 0.0, backend, address, listener)
+            except InputError:
+                study.delete()
+                raise
+    except InputError:
+        folder.remove()
+        raise
+
+
+def resume(
+    folder: str | Path,
+    *,
+    trajectories: int | str | None = None,
+    time_budget: str | float | None = None,
+    address: str | None = None,
+    backend: str = "ray",
+    listener: Listener | None = None,
+) -> SweepResult:
+    """Go on with an interrupted sweep, or extend a finished one; the same as ``towersweep resume``.
+
+    ``trajectories`` is a new total, or ``"+N"`` for N more; ``time_budget`` a new total for the whole sweep.
+    Trials that have ended stay as they are; those left running are run again, under their own numbers.
+
+    Raises InputError if the folder is not a run folder or is in use, SweepFailedError if no trial completed.
+    """
+    run_folder = RunFolder.open(Path(folder))
+    _check_backend(backend)
+    settings = _extended(run_folder, trajectories, time_budget)
+    with run_folder.lock():
+        study = _load_study(settings, run_folder)
+        history = read_history(read_entries(run_folder.curves))
+        state = resumed_state(_plan(settings), study, history, run_folder)
+        if not step.budget_spent(_plan(settings), state):
+            _write_settings(run_folder, settings)
+            return _drive(settings, run_folder, study, state, history.elapsed_seconds, backend, address, listener)
+        record = _record(settings, study, history)
+        return SweepResult(run_folder.path, record, interrupted=False)
+
+
+def load_record(folder: str | Path) -> tuple[SweepRecord, bool]:
+    """The sweep's record as it is stored at this moment, and whether a driver is at work on it.
+
+    Raises InputError if the folder is not a run folder, or its storage cannot be opened.
+    """
+    run_folder = RunFolder.open(Path(folder))
+    settings = _load(str(run_folder.settings), ())
+    study = _load_study(settings, run_folder)
+    history = read_history(read_entries(run_folder.curves))
+    return _record(settings, study, history), is_live(run_folder)
+
+
+def write_report(folder: str | Path) -> SweepRecord:
+    """(Re)write report.json, trials.csv and report.html from what is stored; the same as ``towersweep report``."""
+    from sweeps import report
+
+    record, _ = load_record(folder)
+    report.write(record, Path(folder))
+    return record
+
+
+def resumed_state(plan: step.Plan, study: Study, history: History, folder: RunFolder) -> step.State:
+    """The driver's state after a restart: what is RUNNING waits to be run again, and rungs keep their values."""
+    waiting = tuple(
+        (trajectory, 1 + (past.attempts if (past := history.trajectories.get(trajectory.number)) else 0))
+        for trajectory in study.running_trajectories()
+    )
+    rungs, seen = Rungs(), set()
+    for number, past in sorted(history.trajectories.items()):
+        for reached in sorted(past.scores):
+            bracket = bracket_of(plan.rule, number, len(plan.rungs))
+            rungs = rungs.with_value(bracket, reached, past.best_at(reached))
+            seen.add((number, reached))
+    stored = study.stored_trials()
+    best: dict[int, float] = {}
+    for trial in stored:
+        if trial.value is not None and folder.checkpoint(trial.trajectory).exists():
+            best[trial.trajectory] = min(trial.value, best.get(trial.trajectory, float("inf")))
+    return step.State(
+        num_asked=max((trial.trajectory for trial in stored), default=-1) + 1,
+        waiting=waiting,
+        rungs=rungs,
+        seen=frozenset(seen),
+        kept=tuple(sorted((value, number) for number, value in best.items())),
+        elapsed_seconds=history.elapsed_seconds,
+    )
+
+
+def _drive(
+    settings: config.Sweep,
+    folder: RunFolder,
+    study: Study,
+    state: step.State,
+    spent: float,
+    backend_name: str,
+    address: str | None,
+    listener: Listener | None,
+) -> SweepResult:
+    from sweeps.driver import Driver
+    from sweeps.progress import Together
+
+    stop = threading.Event()
+    with ExitStack() as stack:
+        stack.enter_context(_log_to(folder.log))
+        clock_began = time.monotonic()
+        backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
+        stack.enter_context(_stop_on_signals(stop))
+        curves = stack.enter_context(CurveLog(folder.curves))
+        driver = Driver(
+            plan=_plan(settings),
+            backend=backend,
+            study=study,
+            folder=folder,
+            curves=curves,
+            judge=partial(_judge_measurements, settings),
+            listener=listener or Together(()),
+            clock=time.monotonic,
+            stop=stop,
+            spent=spent + time.monotonic() - clock_began,
+        )
+        finished = driver.run(state, settings.name)
+    from sweeps import report
+
+    record = _record(settings, study, read_history(read_entries(folder.curves)))
+    report.write(record, folder.path)
+    if finished and record.best() is None:
+        raise SweepFailedError(_why_none_completed(record, folder))
+    return SweepResult(folder.path, record, interrupted=not finished)
+
+
+def _load(sweep: str | Path | Mapping[str, Any], overrides: Sequence[str]) -> config.Sweep:
+    if isinstance(sweep, Mapping):
+        return config.from_mapping(sweep, "settings", overrides)
+    return config.load(str(sweep), overrides)
+
+
+def _check_backend(name: str) -> None:
+    if name not in BACKENDS:
+        raise SettingsError("backend", name, f"one of {', '.join(BACKENDS)}", "--backend")
+
+
+def _extended(folder: RunFolder, trajectories: int | str | None, time_budget: str | float | None) -> config.Sweep:
+    overrides = [] if time_budget is None else [f"search.time_budget={time_budget}"]
+    if isinstance(trajectories, str) and trajectories.startswith("+"):
+        before = _load(str(folder.settings), ()).search.trajectories
+        if not trajectories[1:].isdigit():
+            raise SettingsError("trajectories", trajectories, "a number, or + and a number", "--trajectories")
+        trajectories = before + int(trajectories[1:])
+    if trajectories is not None:
+        overrides.append(f"search.trajectories={trajectories}")
+    return _load(str(folder.settings), overrides)
+
+
+def _write_settings(folder: RunFolder, settings: config.Sweep) -> None:
+    from sweeps.run_folder import write_atomically
+
+    write_atomically(folder.settings, config.to_toml(settings).encode())
+
+
+def _create_study(settings: config.Sweep, folder: RunFolder) -> Study:
+    from sweeps.study import Study, open_storage, quiet
+
+    quiet()
+    storage = open_storage(settings.storage.url, folder.journal)
+    return Study.create(
+        storage, settings.name, settings.space, _sampler(settings), baselines=settings.search.baselines
+    )
+
+
+def _load_study(settings: config.Sweep, folder: RunFolder) -> Study:
+    from sweeps.study import Study, open_storage, quiet
+
+    quiet()
+    storage = open_storage(settings.storage.url, folder.journal)
+    return Study.load(storage, settings.name, settings.space, _sampler(settings))
+
+
+def _sampler(settings: config.Sweep) -> Any:
+    from sweeps.study import SamplerSettings
+
+    search = settings.search
+    return SamplerSettings(search.sampler, search.seed, search.readouts_per_trajectory)
+
+
+def _plan(settings: config.Sweep) -> step.Plan:
+    search = settings.search
+    return step.Plan(
+        rungs=rung_steps(settings.steps, search.reduction_factor, search.num_rungs),
+        max_trajectories=search.trajectories,
+        time_budget_seconds=search.time_budget,
+        rule=Rule(search.pruner, search.reduction_factor),
+        retries=settings.resources.retries,
+        keep_checkpoints=settings.resources.keep_checkpoints,
+    )
+
+
+def _worker_spec(settings: config.Sweep) -> WorkerSpec:
+    from sweeps.backends import WorkerSpec
+
+    towers, resources = settings.num_towers, settings.resources
+    cpus = towers * resources.cpus_per_tower
+    return WorkerSpec(
+        trainable=settings.trainable,
+        settings=settings.settings,
+        devices=Devices(towers, resources.gpus_per_tower, threads=max(1, int(cpus))),
+        cpus=cpus,
+        gpus=towers * resources.gpus_per_tower,
+    )
+
+
+def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: str | None) -> Backend:
+    if name == "inline":
+        from sweeps.backends.inline import InlineBackend
+
+        return InlineBackend(spec)
+    from sweeps.backends.ray import RayBackend
+
+    return RayBackend(spec, workers=settings.resources.workers, address=address)
+
+
+def _record(settings: config.Sweep, study: Study, history: History) -> SweepRecord:
+    facts = SweepFacts(
+        name=settings.name,
+        config_digest=config.digest(settings),
+        seed=settings.search.seed,
+        versions=_versions(),
+        roles=settings.space.roles,
+        total_steps=settings.steps,
+    )
+    return assemble(facts, study.stored_trials(), history, partial(_judge, settings))
+
+
+def _judge(settings: config.Sweep, steps: Sequence[int], train_loss: Sequence[float]) -> Verdict:
+    return verdict(steps, train_loss, settings.steps, settings.convergence)
+
+
+def _judge_measurements(settings: config.Sweep, measurements: Sequence[Measurement]) -> Verdict:
+    points = [point for measurement in measurements for point in measurement.curve]
+    return _judge(settings, [p.step for p in points], [p.train_loss for p in points])
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("towersweep", "tensorflow", "keras", "ray", "optuna", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _why_none_completed(record: SweepRecord, folder: RunFolder) -> str:
+    failed = [trial for trial in record.trials if trial.state is TrialState.FAILED]
+    if failed and failed[0].failure is not None:
+        failure = failed[0].failure
+        return f"no trial completed; the first to fail: {failure.kind}: {failure.message} (see {folder.log})"
+    return f"no trial completed: {len(record.trials)} trials ended early (see {folder.log})"
+
+
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    """The package's log goes to the run folder, and nowhere else."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("sweeps")
+    level, propagate = package.level, package.propagate
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        package.propagate = propagate
+        handler.close()
+
+
+@contextmanager
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks the driver to leave; a second one leaves at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(signum: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+__all__ = ["SweepResult", "launch", "load_record", "resume", "write_report"]

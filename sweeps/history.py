@@ -1,0 +1,219 @@
+"""What the run folder's curves say, and how they and the study together make the sweep's record.
+
+Entries are JSON objects, a line each. Their times are seconds of driving since the sweep's first start (the time
+between an interruption and the resume is not counted). Numbers that are not finite are stored as null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite, nan
+from typing import Any
+
+from sweeps.records import (
+    CurvePoint,
+    Failure,
+    FailureKind,
+    Measurement,
+    Outcome,
+    Score,
+    StoredTrial,
+    SweepRecord,
+    Trajectory,
+    TrialRecord,
+    Verdict,
+)
+
+
+def start_entry(trajectory: Trajectory, attempt: int, now: float) -> dict[str, Any]:
+    """A trajectory's attempt begins."""
+    return {"kind": "start", "trajectory": trajectory.number, "attempt": attempt, "time": round(now, 3)}
+
+
+def measurement_entry(
+    trajectory: Trajectory, attempt: int, measurement: Measurement, now: float
+) -> dict[str, Any]:
+    """A trajectory was measured."""
+    return {
+        "kind": "measurement",
+        "trajectory": trajectory.number,
+        "attempt": attempt,
+        "time": round(now, 3),
+        "step": measurement.step,
+        "seconds": round(measurement.seconds, 4),
+        "trials": [spec.number for spec in trajectory.trials],
+        "scores": [_score_to_json(score) for score in measurement.scores],
+        "curve": [
+            [p.step, _finite(p.train_loss), _score_to_json(p.score), {k: _finite(v) for k, v in p.metrics.items()}]
+            for p in measurement.curve
+        ],
+    }
+
+
+def end_entry(trajectory: Trajectory, attempt: int, outcome: Outcome, now: float) -> dict[str, Any]:
+    """A trajectory ended, and why."""
+    failure = outcome.failure
+    return {
+        "kind": "end",
+        "trajectory": trajectory.number,
+        "attempt": attempt,
+        "time": round(now, 3),
+        "state": outcome.state.value,
+        "reason": outcome.reason,
+        "failure": {"kind": failure.kind.value, "message": failure.message} if failure else None,
+    }
+
+
+def session_entry(now: float, *, finished: bool) -> dict[str, Any]:
+    """A driver came to an end of its own accord; ``finished`` if nothing was left to do."""
+    return {"kind": "session", "time": round(now, 3), "finished": finished}
+
+
+@dataclass
+class TrajectoryHistory:
+    """One trajectory as its entries tell it: the curve, and every trial's own scores by step."""
+
+    started: float = 0.0
+    ended: float | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    points: dict[int, CurvePoint] = field(default_factory=dict)
+    scores: dict[int, dict[int, Score]] = field(default_factory=dict)
+    reason: str = ""
+    failure: Failure | None = None
+
+    @property
+    def train_loss(self) -> tuple[list[int], list[float]]:
+        """Steps and mean training cross-entropy, in order."""
+        steps = sorted(self.points)
+        return steps, [self.points[step].train_loss for step in steps]
+
+    def best_at(self, step: int) -> float:
+        """The best finite eval loss of any readout up to ``step``."""
+        losses = (s.eval_loss for at, row in self.scores.items() if at <= step for s in row.values())
+        return min((loss for loss in losses if isfinite(loss)), default=float("inf"))
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Take in one entry. A step that a second attempt measured again keeps its first values."""
+        self.attempts = max(self.attempts, entry["attempt"])
+        match entry["kind"]:
+            case "start":
+                self.started = self.started or entry["time"]
+            case "measurement":
+                self._add_measurement(entry)
+            case "end":
+                self.ended, self.reason = entry["time"], entry["reason"]
+                if entry["failure"]:
+                    kind = FailureKind(entry["failure"]["kind"])
+                    self.failure = Failure(kind, entry["failure"]["message"])
+
+    def _add_measurement(self, entry: Mapping[str, Any]) -> None:
+        self.seconds += entry["seconds"]
+        if entry["step"] in self.scores:
+            return
+        pairs = zip(entry["trials"], entry["scores"], strict=True)
+        self.scores[entry["step"]] = {number: _score_from_json(score) for number, score in pairs}
+        for step, loss, score, metrics in entry["curve"]:
+            point = CurvePoint(step, _number(loss), _score_from_json(score) if score else None, metrics)
+            self.points.setdefault(step, point)
+
+
+@dataclass
+class History:
+    """A whole sweep's entries."""
+
+    trajectories: dict[int, TrajectoryHistory] = field(default_factory=dict)
+    elapsed_seconds: float = 0.0
+    finished: bool = False
+
+
+def read_history(entries: Iterable[Mapping[str, Any]]) -> History:
+    """Gather the entries of ``curves.jsonl`` by trajectory."""
+    history = History()
+    for entry in entries:
+        history.elapsed_seconds = max(history.elapsed_seconds, entry["time"])
+        history.finished = entry["kind"] == "session" and entry["finished"]
+        if entry["kind"] != "session":
+            history.trajectories.setdefault(entry["trajectory"], TrajectoryHistory()).add(entry)
+    return history
+
+
+@dataclass(frozen=True)
+class SweepFacts:
+    """What the record says of the sweep besides its trials."""
+
+    name: str
+    config_digest: str
+    seed: int
+    versions: Mapping[str, str]
+    roles: Mapping[str, str]
+    total_steps: int
+
+
+# Curve to verdict: ``sweeps.convergence`` with the sweep's thresholds.
+Judge = Callable[[Sequence[int], Sequence[float]], Verdict]
+
+
+def assemble(facts: SweepFacts, stored: Sequence[StoredTrial], history: History, judge: Judge) -> SweepRecord:
+    """The sweep's record, from what the study and the curves hold. One verdict a trajectory."""
+    verdicts: dict[int, Verdict] = {}
+    trials = []
+    for trial in stored:
+        past = history.trajectories.get(trial.trajectory) or TrajectoryHistory()
+        if trial.trajectory not in verdicts:
+            verdicts[trial.trajectory] = judge(*past.train_loss)
+        trials.append(_trial_record(trial, past, verdicts[trial.trajectory]))
+    return SweepRecord(
+        name=facts.name,
+        config_digest=facts.config_digest,
+        seed=facts.seed,
+        versions=facts.versions,
+        roles=facts.roles,
+        total_steps=facts.total_steps,
+        wall_seconds=history.elapsed_seconds,
+        finished=history.finished,
+        trials=tuple(trials),
+    )
+
+
+def _trial_record(trial: StoredTrial, past: TrajectoryHistory, verdict: Verdict) -> TrialRecord:
+    own = {step: row[trial.number] for step, row in past.scores.items() if trial.number in row}
+    first = min((min(row) for row in past.scores.values() if row), default=trial.number) == trial.number
+    curve = tuple(
+        replace(past.points[step], score=own.get(step) or (past.points[step].score if first else None))
+        for step in sorted(past.points)
+    )
+    last = own[max(own)].eval_loss if own else None
+    return TrialRecord(
+        number=trial.number,
+        trajectory=trial.trajectory,
+        state=trial.state,
+        params=trial.params,
+        value=trial.value if trial.value is not None else last,
+        verdict=verdict,
+        steps=max(past.points, default=0),
+        seconds=past.seconds,
+        attempts=past.attempts,
+        reason=past.reason,
+        failure=past.failure,
+        curve=curve,
+        started=past.started,
+        ended=past.ended,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
+
+
+def _score_to_json(score: Score | None) -> list[float | None] | None:
+    return None if score is None else [_finite(score.eval_loss), _finite(score.eval_accuracy)]
+
+
+def _score_from_json(pair: Sequence[float | None]) -> Score:
+    return Score(_number(pair[0]), _number(pair[1]))

@@ -1,0 +1,212 @@
+"""The sweep's data: frozen, and valid from birth.
+
+Everything that passes between driver, study, backends, run folder and report is one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+from math import isfinite
+
+ParamValue = bool | int | float | str
+Params = Mapping[str, ParamValue]
+
+
+class TrialState(StrEnum):
+    """How a trial stands; the names are report.json's."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+
+class Verdict(StrEnum):
+    """What a learning curve says about convergence."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"
+    DIVERGED = "diverged"
+    IMPROVING = "improving"
+    UNDETERMINED = "undetermined"
+
+
+class FailureKind(StrEnum):
+    """Why an attempt ended without a result."""
+
+    INVALID_SETTINGS = "invalid settings"
+    DEVICE_OUT_OF_MEMORY = "device out of memory"
+    HOST_OUT_OF_MEMORY = "host out of memory"
+    WORKER_LOST = "worker lost"
+    TIMED_OUT = "timed out"
+    TRIAL_ERROR = "error in the trial"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended without a result. ``traceback`` may be empty."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One readout's evaluation: mean cross-entropy (nats) and accuracy (0..1) on the eval part."""
+
+    eval_loss: float
+    eval_accuracy: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One row of a learning curve.
+
+    ``train_loss`` is the mean training cross-entropy (nats) over the steps since the previous point.
+    ``score`` is that of the trajectory's first readout, where it was evaluated at this step.
+    ``metrics`` holds whatever else the trainable reports.
+    """
+
+    step: int
+    train_loss: float
+    score: Score | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a trajectory reports when it has reached a rung.
+
+    ``curve`` holds the points since the previous measurement, in order, the last one at ``step``.
+    ``scores`` holds one score a readout, in the order in which the readouts were given.
+    ``seconds`` is the worker's own time since the previous measurement.
+    """
+
+    step: int
+    curve: tuple[CurvePoint, ...]
+    scores: tuple[Score, ...]
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.step < 1:
+            raise ValueError(f"measurement.step is {self.step}, but must be at least 1")
+        if not self.scores:
+            raise ValueError("measurement.scores is empty, but must hold one score a readout")
+        steps = [point.step for point in self.curve]
+        if not steps or steps[-1] != self.step or any(a >= b for a, b in pairwise(steps)):
+            raise ValueError(f"measurement.curve has steps {steps}, but must rise strictly to {self.step}")
+
+    @property
+    def best_loss(self) -> float:
+        """The lowest finite eval loss over the readouts; infinity if none is finite."""
+        return min((s.eval_loss for s in self.scores if isfinite(s.eval_loss)), default=float("inf"))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training loss is no longer a number, so that no further step can help."""
+        return not all(isfinite(point.train_loss) for point in self.curve)
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial of a trajectory: Optuna's number, and the readout it stands for."""
+
+    number: int
+    readout: Params
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One training run and the trials that share it (at least one; the first is the one it was asked for)."""
+
+    number: int
+    params: Params
+    trials: tuple[TrialSpec, ...]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not self.trials:
+            raise ValueError(f"trajectory {self.number} has no trials, but must have at least one")
+
+    @property
+    def readouts(self) -> tuple[Params, ...]:
+        """The readouts to be scored, in the order of ``trials``."""
+        return tuple(trial.readout for trial in self.trials)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trajectory ended, and why: a stop always carries its reason."""
+
+    state: TrialState
+    reason: str
+    failure: Failure | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is TrialState.RUNNING:
+            raise ValueError("outcome.state is running, but must be an end")
+        if not self.reason:
+            raise ValueError("outcome.reason is empty, but every end has one")
+
+
+@dataclass(frozen=True)
+class StoredTrial:
+    """A trial as the study's storage holds it. ``value`` is None unless it is complete."""
+
+    number: int
+    trajectory: int
+    state: TrialState
+    params: Params
+    value: float | None
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the study and the curves tell it: what report.json and the viewer are made of.
+
+    ``curve`` is the trajectory's; its ``score`` is this trial's own readout, where that was measured.
+    ``value`` is the eval loss at the last measured step; None while nothing was measured.
+    ``started`` and ``ended`` are seconds since the sweep's first start.
+    """
+
+    number: int
+    trajectory: int
+    state: TrialState
+    params: Params
+    value: float | None
+    verdict: Verdict
+    steps: int
+    seconds: float
+    attempts: int
+    reason: str
+    failure: Failure | None
+    curve: tuple[CurvePoint, ...]
+    started: float = 0.0
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A whole sweep as it is stored: the report's only input.
+
+    ``roles`` maps each searched parameter's name to "trajectory" or "readout".
+    """
+
+    name: str
+    config_digest: str
+    seed: int
+    versions: Mapping[str, str]
+    roles: Mapping[str, str]
+    total_steps: int
+    wall_seconds: float
+    finished: bool
+    trials: tuple[TrialRecord, ...]
+
+    def best(self) -> TrialRecord | None:
+        """The completed trial with the lowest value; the lower number wins a tie."""
+        done = [t for t in self.trials if t.state is TrialState.COMPLETE and t.value is not None]
+        return min(done, key=lambda t: (t.value, t.number), default=None)

@@ -1,0 +1,96 @@
+"""Records as text for a terminal, and as facts for programs."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweeps.progress import describe, duration
+from sweeps.records import SweepRecord, TrialState
+
+
+def verdicts_by_trajectory(record: SweepRecord) -> dict[str, int]:
+    """How many trajectories got each verdict, running ones left out."""
+    verdict_of = {t.trajectory: t.verdict for t in record.trials if t.state is not TrialState.RUNNING}
+    return {verdict.value: count for verdict, count in Counter(verdict_of.values()).most_common()}
+
+
+def status_facts(record: SweepRecord, *, live: bool) -> dict[str, Any]:
+    """Where the sweep stands; report.json has the whole."""
+    best = record.best()
+    states = Counter(trial.state.value for trial in record.trials)
+    return {
+        "sweep": record.name,
+        "state": "running" if live else "finished" if record.finished else "interrupted",
+        "counts": {
+            **{state.value: states[state.value] for state in TrialState},
+            "trajectories": len({t.trajectory for t in record.trials}),
+        },
+        "verdicts": verdicts_by_trajectory(record),
+        "wall_seconds": record.wall_seconds,
+        "best": best
+        and {
+            "number": best.number,
+            "value": best.value,
+            "params": dict(best.params),
+            "verdict": best.verdict.value,
+        },
+    }
+
+
+def status_text(record: SweepRecord, *, live: bool) -> str:
+    """The same for people."""
+    facts = status_facts(record, live=live)
+    counts = facts["counts"]
+    trials = ", ".join(f"{counts[state.value]} {state.value}" for state in TrialState if counts[state.value])
+    lines = [
+        f"sweep {record.name}: {facts['state']}, {duration(record.wall_seconds)} of driving",
+        f"{counts['trajectories']} trajectories, {len(record.trials)} trials: {trials or 'none yet'}",
+    ]
+    if facts["verdicts"]:
+        lines.append("verdicts: " + ", ".join(f"{n} {verdict}" for verdict, n in facts["verdicts"].items()))
+    if best := record.best():
+        lines.append(f"best: eval_loss {best.value:.4g}, trial {best.number}, {describe(best.params)}")
+    return "\n".join(lines)
+
+
+def result_text(record: SweepRecord, folder: Path) -> str:
+    """What a sweep's end looks like."""
+    return f"{status_text(record, live=False)}\nreport: {folder / 'report.html'}\nstudy:  towersweep view {folder}"
+
+
+def evaluation_text(found: Mapping[str, Any]) -> str:
+    """The evaluation matrix as a table."""
+    table = Table(title=f"trial {found['trial']}: {describe(found['params'])}", title_justify="left")
+    for column in ("weights", "statistics", "part"):
+        table.add_column(column)
+    table.add_column("loss", justify="right")
+    table.add_column("accuracy", justify="right")
+    for row in found["rows"]:
+        table.add_row(
+            row["weights"], row["statistics"], row["part"], f"{row['loss']:.4f}", f"{row['accuracy']:.4f}"
+        )
+    return _rendered(table)
+
+
+def doctor_text(facts: Mapping[str, Any]) -> str:
+    """What the machine offers, and what a sweep would ask of it."""
+    table = Table(show_header=False, box=None)
+    for key, value in facts.items():
+        if key != "shortages":
+            table.add_row(key.replace("_", " "), str(value))
+    for shortage in facts.get("shortages", ()):
+        table.add_row("shortage", shortage)
+    return _rendered(table)
+
+
+def _rendered(table: Table) -> str:
+    stream = io.StringIO()
+    Console(file=stream, width=110).print(table)
+    return stream.getvalue().rstrip()
