@@ -315,7 +315,7 @@ def _record(settings: config.Sweep, study: Study, history: History) -> SweepReco
 
 
 def _judge(settings: config.Sweep, steps: Sequence[int], train_loss: Sequence[float]) -> Verdict:
-    return verdict(steps, train_loss, settings.steps, settings.convergence)
+    return verdict(steps, train_loss, settings.convergence)
 
 
 def _judge_measurements(settings: config.Sweep, measurements: Sequence[Measurement]) -> Verdict:

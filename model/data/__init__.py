@@ -1,0 +1,28 @@
+"""Data sets in three parts: train, eval (the sweep's objective), test (seen by no search decision)."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from model.config import DataSettings
+from model.data.dataset import Dataset, Part, batch_indices
+
+DATASETS = {
+    "digits": "scikit-learn's 1,797 scanned digits, 8x8x1, 10 classes; real images, nothing to download",
+    "synthetic": "class prototypes, smoothed and shifted, plus noise; any number of classes, size and seed",
+}
+
+
+@cache
+def load(settings: DataSettings) -> Dataset:
+    """The data set that the settings name; the same settings give the same arrays."""
+    if settings.dataset == "digits":
+        from model.data.digits import load_digits
+
+        return load_digits()
+    from model.data.synthetic import make_synthetic
+
+    return make_synthetic(settings)
+
+
+__all__ = ["DATASETS", "Dataset", "Part", "batch_indices", "load"]

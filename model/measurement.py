@@ -1,0 +1,34 @@
+"""What a run reports at a rung. Losses are mean cross-entropies in nats, accuracies are from 0 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Score:
+    """One readout on the eval part."""
+
+    eval_loss: float
+    eval_accuracy: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """``train_loss`` is the mean over the steps since the previous point; ``score`` the first readout's."""
+
+    step: int
+    train_loss: float
+    score: Score | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The points since the previous measurement, and one score a readout at ``step``."""
+
+    step: int
+    curve: tuple[CurvePoint, ...]
+    scores: tuple[Score, ...]
+    seconds: float

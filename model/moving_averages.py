@@ -1,0 +1,50 @@
+"""Averages that training writes and only evaluation reads: moving statistics and shadow variables.
+
+All are stacked, one row a distinct momentum or decay, so that many readouts cost a few operations. Neither can
+change the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+
+def initial_statistics(num_momenta: int, num_statistics: int) -> NDArray[np.float32]:
+    """[momenta, 2 S]: means 0, then variances 1, as tf.contrib.layers.batch_norm starts."""
+    row = np.concatenate([np.zeros(num_statistics, np.float32), np.ones(num_statistics, np.float32)])
+    return np.tile(row, (num_momenta, 1))
+
+
+def update_statistics(moving: tf.Tensor, momenta: tf.Tensor, towers: Sequence[tf.Tensor], which: str) -> tf.Tensor:
+    """``moving <- momentum * moving + (1 - momentum) * batch``.
+
+    moving: [M, 2 S]; momenta: [M]; towers: each tower's batch statistics [2 S]. ``which``: "mean" of the towers,
+    the "first", the "last", or "all": each in turn, so that the effective momentum is momentum ** len(towers).
+    """
+    chosen = {
+        "mean": [tf.add_n(list(towers)) / len(towers)],
+        "first": towers[:1],
+        "last": towers[-1:],
+        "all": towers,
+    }
+    weight = 1.0 - momenta[:, tf.newaxis]
+    for batch in chosen[which]:
+        moving = moving - weight * (moving - batch)
+    return moving
+
+
+def effective_decays(decays: tf.Tensor, step: tf.Tensor, *, warmup: bool) -> tf.Tensor:
+    """[D]: with warm-up ``min(decay, (1 + t) / (10 + t))``, t being the steps done (num_updates in TensorFlow)."""
+    if not warmup:
+        return decays
+    t = tf.cast(step, tf.float32)
+    return tf.minimum(decays, (1.0 + t) / (10.0 + t))
+
+
+def update_shadows(shadows: tf.Tensor, decays: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """``shadow <- decay * shadow + (1 - decay) * variable``. shadows: [D, P]; decays: [D]; weights: [P]."""
+    return shadows - (1.0 - decays[:, tf.newaxis]) * (shadows - weights)

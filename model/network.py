@@ -1,0 +1,153 @@
+"""The network as a pure function of a flat weight vector: layout, initial values, forward pass.
+
+All trainable variables live in one vector [P], so that the optimizer and the averages are a few large operations
+instead of many small ones. ``Layout`` says where each variable stands in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from model.config import ModelSettings
+
+# normalize(site name, features [N, ..., C], gamma [C] or None, beta [C] or None) -> features
+Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One trainable variable. ``stddev`` of its initial truncated normal; None: all ``constant``."""
+
+    name: str
+    shape: tuple[int, ...]
+    stddev: float | None = None
+    constant: float = 0.0
+    penalised: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Variables in the order of the flat vector, and the BN sites with their numbers of channels."""
+
+    variables: tuple[Variable, ...]
+    bn_channels: tuple[tuple[str, int], ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Elements a variable."""
+        return [variable.size for variable in self.variables]
+
+    @property
+    def num_weights(self) -> int:
+        """P."""
+        return sum(self.sizes)
+
+    @property
+    def num_statistics(self) -> int:
+        """S, the channels of all BN sites together."""
+        return sum(channels for _, channels in self.bn_channels)
+
+    def initial_weights(self, seed: int) -> NDArray[np.float32]:
+        """[P] float32, from NumPy, so the same on every device. Normals are truncated at two deviations."""
+        rng = np.random.default_rng((seed, 1))
+        parts = []
+        for variable in self.variables:
+            if variable.stddev is None:
+                parts.append(np.full(variable.size, variable.constant, np.float32))
+            else:
+                parts.append((variable.stddev * _truncated_normal(rng, variable.size)).astype(np.float32))
+        return np.concatenate(parts)
+
+    def penalty_mask(self) -> NDArray[np.float32]:
+        """[P]: 1 where the L2 penalty applies, else 0."""
+        return np.concatenate([np.full(v.size, float(v.penalised), np.float32) for v in self.variables])
+
+
+def _truncated_normal(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    values = rng.standard_normal(size)
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()))
+    return values
+
+
+def make_layout(model: ModelSettings, image_shape: tuple[int, int, int], num_classes: int) -> Layout:
+    """The variables of the network for images [H, W, C]."""
+    height, width, channels = image_shape
+    variables: list[Variable] = []
+    bn: list[tuple[str, int]] = []
+
+    def add_bn(site: str, name: str, size: int) -> None:
+        if site in model.sites:
+            bn.append((name, size))
+            if model.bn_gamma:
+                variables.append(Variable(f"{name}/gamma", (size,), constant=1.0))
+            if model.bn_beta:
+                variables.append(Variable(f"{name}/beta", (size,)))
+
+    def stddev(fan_in: int, tutorial: float) -> float:
+        return tutorial if model.initializer == "tutorial" else (2 / fan_in) ** 0.5
+
+    add_bn("input", "input", channels)
+    for index, filters in enumerate(model.conv_widths, start=1):
+        shape = (model.kernel_size, model.kernel_size, channels, filters)
+        variables.append(Variable(f"conv{index}/kernel", shape, stddev(prod(shape[:3]), 5e-2)))
+        variables.append(Variable(f"conv{index}/bias", (filters,)))
+        add_bn("conv", f"conv{index}", filters)
+        height, width, channels = height // 2, width // 2, filters
+    features = height * width * channels
+    for index, units in enumerate(model.fc_widths, start=1):
+        kernel = Variable(f"fc{index}/kernel", (features, units), stddev(features, 4e-2), penalised=True)
+        variables += [kernel, Variable(f"fc{index}/bias", (units,))]
+        add_bn("fc", f"fc{index}", units)
+        features = units
+    # Small logits, as in the tutorial (1 / fan-in), so that training starts at ln C.
+    variables.append(Variable("logits/kernel", (features, num_classes), 1 / features))
+    variables.append(Variable("logits/bias", (num_classes,)))
+    add_bn("logits", "logits", num_classes)
+    return Layout(tuple(variables), tuple(bn))
+
+
+def unflatten(layout: Layout, flat: tf.Tensor) -> list[tf.Tensor]:
+    """[P] -> one tensor a variable, in the layout's order."""
+    parts = tf.split(flat, layout.sizes)
+    return [tf.reshape(part, v.shape) for part, v in zip(parts, layout.variables, strict=True)]
+
+
+def forward(
+    layout: Layout, model: ModelSettings, weights: Sequence[tf.Tensor], images: tf.Tensor, normalize: Normalize
+) -> tf.Tensor:
+    """Logits [N, classes] of images [N, H, W, C]; ``normalize`` is batch or moving normalization."""
+    by_name = {variable.name: weight for variable, weight in zip(layout.variables, weights, strict=True)}
+
+    def bn(site: str, name: str, x: tf.Tensor) -> tf.Tensor:
+        if site not in model.sites:
+            return x
+        return normalize(name, x, by_name.get(f"{name}/gamma"), by_name.get(f"{name}/beta"))
+
+    def activate(site: str, name: str, x: tf.Tensor) -> tf.Tensor:
+        if model.bn_order == "pre":
+            return tf.nn.relu(bn(site, name, x))
+        return bn(site, name, tf.nn.relu(x))
+
+    x = bn("input", "input", images)
+    for index in range(1, len(model.conv_widths) + 1):
+        name = f"conv{index}"
+        x = tf.nn.conv2d(x, by_name[f"{name}/kernel"], strides=1, padding="SAME")
+        x = activate("conv", name, tf.nn.bias_add(x, by_name[f"{name}/bias"]))
+        x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="VALID")
+    x = tf.reshape(x, [-1, prod(x.shape[1:])])
+    for index in range(1, len(model.fc_widths) + 1):
+        name = f"fc{index}"
+        x = activate("fc", name, tf.matmul(x, by_name[f"{name}/kernel"]) + by_name[f"{name}/bias"])
+    return bn("logits", "logits", tf.matmul(x, by_name["logits/kernel"]) + by_name["logits/bias"])

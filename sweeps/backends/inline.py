@@ -1,0 +1,81 @@
+"""The backend that runs in this process: one slot, in order, nothing in parallel.
+
+Commands wait until ``next_event`` carries them out. For debugging, for tests, and where Ray cannot run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from sweeps.backends import BackendEvent, Job, Measured, RunFailed, StateTaken, WorkerSpec
+from sweeps.backends.worker import WorkerHost, to_failure
+from sweeps.errors import ResourceError
+from sweeps.records import Measurement
+
+SLOT = 0
+
+
+class InlineBackend:
+    """See ``sweeps.backends.Backend``. Raises ResourceError if more than one worker is asked for."""
+
+    def __init__(self, spec: WorkerSpec, workers: int | str = "auto") -> None:
+        if workers not in ("auto", 1):
+            raise ResourceError(f"resources.workers is {workers}, but must be 1 with the inline backend")
+        self._host = WorkerHost(spec)
+        self._job: Job | None = None
+        self._commands: deque[Callable[[], BackendEvent]] = deque()
+
+    @property
+    def num_slots(self) -> int:
+        """One."""
+        return 1
+
+    def start(self, slot: int, job: Job) -> None:
+        """Begin a job at the next ``next_event``."""
+        self._job = job
+        self._commands.append(lambda: self._measured(job, lambda: self._host.start(job)))
+
+    def advance(self, slot: int, to_step: int) -> None:
+        """Go on at the next ``next_event``."""
+        job = self._current()
+        self._commands.append(lambda: self._measured(job, lambda: self._host.advance(to_step)))
+
+    def take_state(self, slot: int) -> None:
+        """Take the state at the next ``next_event``."""
+        job = self._current()
+        self._commands.append(lambda: self._state_taken(job))
+
+    def release(self, slot: int) -> None:
+        """Forget the run."""
+        self._host.release()
+
+    def next_event(self, timeout_seconds: float | None = None) -> BackendEvent | None:
+        """Carry out the oldest command. Takes as long as that takes, whatever the timeout."""
+        return self._commands.popleft()() if self._commands else None
+
+    def __enter__(self) -> InlineBackend:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._commands.clear()
+        self._host.release()
+
+    def _current(self) -> Job:
+        if self._job is None:
+            raise ResourceError("the slot holds no run, but must have started one")
+        return self._job
+
+    def _measured(self, job: Job, work: Callable[[], Measurement]) -> BackendEvent:
+        return self._guarded(job, lambda: Measured(SLOT, job.trajectory.number, job.attempt, work()))
+
+    def _state_taken(self, job: Job) -> BackendEvent:
+        number = job.trajectory.number
+        return self._guarded(job, lambda: StateTaken(SLOT, number, job.attempt, self._host.take_state()))
+
+    def _guarded(self, job: Job, work: Callable[[], BackendEvent]) -> BackendEvent:
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001  A trial may raise anything; it becomes a Failure with its kind.
+            self._host.release()
+            return RunFailed(SLOT, job.trajectory.number, job.attempt, to_failure(error))

@@ -1,0 +1,359 @@
+"""The sweep file as types: TOML in, a checked ``Sweep`` out.
+
+Core sections (space, search, resources, storage, convergence) are pydantic models; every other section belongs to
+the trainable, whose ``Settings`` dataclass says what it may hold. All problems leave as one-line SettingsErrors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from search_spaces import Categorical, Float, Int, Parameter, ParamValue, Space, SpaceError, presets
+from sweeps.errors import InputError, SettingsError, nearest
+from sweeps.trainable import Trainable, load_trainable
+from sweeps.validation import explain
+
+BUILT_IN_TRAINABLE = "model.trial:ToweredCNN"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(value: object) -> object:
+    """``"1h30m"``, ``"120s"`` or a number -> seconds; anything else is left for the type check to refuse."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value)
+    if parts and "".join(number + unit for number, unit in parts) == value.replace(" ", ""):
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError("a duration like 90s, 10m or 1h30m, or a number of seconds") from error
+
+
+Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
+Value = bool | int | float | str
+
+
+class Section(BaseModel):
+    """A section of the sweep file: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, strict=False)
+
+
+class ParameterSettings(Section):
+    """One searched parameter."""
+
+    type: Literal["float", "int", "categorical"]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list[Value] | None = None
+    when: dict[str, Value | list[Value]] = Field(default_factory=dict)
+    """Other parameters' values that make this one active."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> ParameterSettings:
+        if self.type == "categorical" and (self.choices is None or self.low is not None or self.high is not None):
+            raise ValueError("a categorical with choices, and neither low nor high")
+        if self.type != "categorical" and (self.choices is not None or self.low is None or self.high is None):
+            raise ValueError("a range with low and high, and without choices")
+        if self.type == "int" and not (float(self.low or 0).is_integer() and float(self.high or 0).is_integer()):
+            raise ValueError("an int range with whole low and high")
+        return self
+
+    def parameter(self, name: str) -> Parameter:
+        """The search space's own type."""
+        when = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in self.when.items()}
+        if self.type == "categorical":
+            return Categorical(name, tuple(self.choices or ()), when)
+        low, high = self.low or 0.0, self.high or 0.0
+        if self.type == "int":
+            return Int(name, int(low), int(high), self.log, when)
+        return Float(name, low, high, self.log, when)
+
+
+class SpaceSettings(Section):
+    """What is searched: a preset, parameters of one's own, or a preset with some of its parameters replaced."""
+
+    preset: str | None = None
+    parameters: dict[str, ParameterSettings] = Field(default_factory=dict)
+
+
+class SearchSettings(Section):
+    """How the space is searched, and how much is spent on it."""
+
+    sampler: Literal["tpe", "random", "qmc", "gp"] = "tpe"
+    pruner: Literal["asha", "hyperband", "none"] = "asha"
+    reduction_factor: int = Field(3, ge=2)
+    """About one in so many trajectories passes a rung."""
+    num_rungs: int = Field(3, ge=1, le=20)
+    """How many steps trajectories are measured at, geometrically spaced; the last one is train.steps."""
+    trajectories: int = Field(48, ge=1)
+    """How many training runs."""
+    time_budget: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long, in seconds or like 90s, 10m, 1h30m; whichever budget is spent first ends the sweep."""
+    readouts_per_trajectory: int = Field(8, ge=1)
+    """How many (BN momentum, EMA decay) pairs are scored on each training run."""
+    seed: int = Field(0, ge=0)
+    baselines: list[dict[str, Value]] = Field(default_factory=list)
+    """Parameters to be tried before the sampler proposes any."""
+
+
+class ResourceSettings(Section):
+    """What one running trajectory may use, and how many run at a time."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many trajectories at a time; auto: as many as fit."""
+    cpus_per_tower: float = Field(1.0, gt=0)
+    gpus_per_tower: float = Field(0.0, ge=0)
+    """A whole number, or a fraction below 1 to let trials share a GPU."""
+    retries: int = Field(1, ge=0)
+    """How often a trajectory is run again whose worker was lost."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """The states of the best so many completed trajectories are kept."""
+
+
+class StorageSettings(Section):
+    """Where the Optuna study lives."""
+
+    url: str = ""
+    """Empty: a file in the run folder. Else an Optuna storage URL; the password may come from the environment
+    variable TOWERSWEEP_STORAGE_PASSWORD."""
+
+
+class ConvergenceSettings(Section):
+    """When a learning curve counts as converged, stalled or diverged. Losses are cross-entropy in nats."""
+
+    target_loss: float = Field(0.05, gt=0)
+    """Training cross-entropy that counts as converged, if held over the last window."""
+    window_fraction: float = Field(0.25, gt=0, le=1)
+    """The last window's share of the steps run."""
+    delta: float = Field(0.02, gt=0)
+    """The smallest gain over one more window that matters."""
+    margin: float = Field(0.5, gt=0)
+    """How far above its start a loss must be to count as diverged."""
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class CoreSettings(Section):
+    """The sections that every sweep file may have."""
+
+    name: str = Field("sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The sweep's and the study's name: letters, digits, dot, dash and underscore."""
+    description: str = ""
+    trainable: str = BUILT_IN_TRAINABLE
+    """What is trained, as package.module:name."""
+    space: SpaceSettings = Field(default_factory=lambda: SpaceSettings(preset="batch_norm"))
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
+    convergence: ConvergenceSettings = Field(default_factory=ConvergenceSettings)
+
+
+class Sweep:
+    """A checked sweep: the core settings, the trainable's settings, and the space. Immutable by convention.
+
+    Attributes of the core settings (``name``, ``search``, ``resources``, ...) are the sweep's own.
+    """
+
+    def __init__(self, core: CoreSettings, settings: Any, space: Space, trainable: Trainable) -> None:
+        self.core = core
+        self.settings = settings
+        self.space = space
+        self.steps = trainable.steps
+        self.num_towers = trainable.num_towers
+        self.name, self.trainable = core.name, core.trainable
+        self.search, self.resources = core.search, core.resources
+        self.storage, self.convergence = core.storage, core.convergence
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sweep) and self.as_mapping() == other.as_mapping()
+
+    __hash__ = None  # type: ignore[assignment]  # Python's own way to say: equal by value, not hashable.
+
+    def as_mapping(self) -> dict[str, Any]:
+        """The resolved settings, as a sweep file would hold them; a storage password is left out."""
+        core = self.core.model_dump(mode="json", exclude_none=True)
+        core["storage"]["url"] = _without_password(core["storage"]["url"])
+        own = TypeAdapter(type(self.settings)).dump_python(self.settings, mode="json", exclude_none=True)
+        return {**core, **own}
+
+
+def load(source: str, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep in a TOML file, or a built-in one by name. ``overrides`` are ``section.key=value`` strings.
+
+    Raises InputError with one line naming file, field, value and rule.
+    """
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise InputError(f"{source}: cannot be read, but must be a TOML file ({cause})") from error
+    else:
+        known = builtin_sweeps()
+        if source not in known:
+            rule = f"a TOML file or one of {', '.join(known)}{nearest(source, known)}"
+            raise SettingsError("sweep", source, rule, source)
+        text = (files("sweeps") / "builtin" / f"{source}.toml").read_text(encoding="utf-8")
+    try:
+        mapping = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{source}: is not TOML: {error}") from error
+    return from_mapping(mapping, source, overrides)
+
+
+def from_mapping(mapping: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Sweep:
+    """A sweep from settings as a sweep file would hold them. Raises SettingsError."""
+    merged = json.loads(json.dumps(mapping, default=str))
+    for override in overrides:
+        _apply_override(merged, override)
+    try:
+        return _build(merged)
+    except SettingsError as error:
+        raise error.within(error.source or source) from error.__cause__
+
+
+def _build(mapping: dict[str, Any]) -> Sweep:
+    trainable_class = load_trainable(str(mapping.get("trainable", BUILT_IN_TRAINABLE)))
+    own_sections = {field.name for field in fields(trainable_class.Settings)}
+    sections = set(CoreSettings.model_fields) | own_sections
+    for key in mapping:
+        if key not in sections:
+            raise SettingsError(key, mapping[key], f"a known section or key{nearest(key, sections)}")
+    core = _validated(CoreSettings, {k: v for k, v in mapping.items() if k not in own_sections})
+    settings = _validated(trainable_class.Settings, {k: v for k, v in mapping.items() if k in own_sections})
+    trainable = trainable_class(settings)
+    _check_gpus(core.resources.gpus_per_tower, trainable.num_towers)
+    space = _space(core.space, trainable)
+    for baseline in core.search.baselines:
+        _check_baseline(baseline, space)
+    return Sweep(core, settings, space, trainable)
+
+
+def _validated(kind: type[Any], mapping: dict[str, Any]) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(mapping)
+    except ValidationError as error:
+        raise explain(error, kind) from error
+
+
+def _space(settings: SpaceSettings, trainable: Trainable) -> Space:
+    named: dict[str, Parameter] = {}
+    if settings.preset is not None:
+        known = presets()
+        if settings.preset not in known:
+            rule = f"one of {', '.join(known)}{nearest(settings.preset, known)}"
+            raise SettingsError("space.preset", settings.preset, rule)
+        named = {parameter.name: parameter for parameter in known[settings.preset].parameters}
+    try:
+        named |= {name: given.parameter(name) for name, given in settings.parameters.items()}
+        space = Space.of(named.values(), trainable.parameters)
+    except SpaceError as error:
+        raise SettingsError(error.field, error.value, error.rule) from error
+    for probe in space.probes():
+        try:
+            trainable.check(probe)
+        except ValueError as error:
+            if not hasattr(error, "field"):
+                raise
+            raise SettingsError(error.field, error.value, error.rule) from error  # type: ignore[attr-defined]
+    return space
+
+
+def _check_baseline(baseline: Mapping[str, ParamValue], space: Space) -> None:
+    by_name = {parameter.name: parameter for parameter in space.parameters}
+    for name, value in baseline.items():
+        if name not in by_name:
+            raise SettingsError("search.baselines", name, f"a searched parameter{nearest(name, by_name)}")
+        if not by_name[name].contains(value):
+            raise SettingsError(f"search.baselines.{name}", value, "a value that the space holds")
+
+
+def _check_gpus(per_tower: float, num_towers: int) -> None:
+    total = per_tower * num_towers
+    if per_tower > 1 and not per_tower.is_integer():
+        raise SettingsError("resources.gpus_per_tower", per_tower, "a whole number, or a fraction below 1")
+    if total > 1 and not float(total).is_integer():
+        rule = f"such that model.towers={num_towers} times it is whole or at most 1"
+        raise SettingsError("resources.gpus_per_tower", per_tower, rule)
+
+
+def _apply_override(mapping: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise SettingsError("--set", override, "section.key=value", "--set")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    target = mapping
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise SettingsError("--set", override, f"below a section ({part} is a value)", "--set")
+    target[path[-1]] = value
+
+
+def _without_password(url: str) -> str:
+    """``scheme://user:secret@host/name`` -> ``scheme://user@host/name``."""
+    return re.sub(r"(://[^:/@]*):.*@", r"\1@", url)
+
+
+def to_toml(sweep: Sweep) -> str:
+    """The resolved settings as a sweep file; loading it gives an equal sweep. Holds no password."""
+    import tomli_w
+
+    return tomli_w.dumps(sweep.as_mapping())
+
+
+def digest(sweep: Sweep) -> str:
+    """16 hex digits that are equal for sweeps that would run the same trials.
+
+    Budgets, name, description, storage and the number of workers are left out: they do not change a trial.
+    """
+    mapping = sweep.as_mapping()
+    for key in ("name", "description", "storage", "resources"):
+        mapping.pop(key)
+    for key in ("trajectories", "time_budget"):
+        mapping["search"].pop(key, None)
+    canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a sweep file that uses the built-in trainable."""
+    core = CoreSettings.model_json_schema()
+    own = TypeAdapter(load_trainable(BUILT_IN_TRAINABLE).Settings).json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "towersweep sweep file",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {**core["properties"], **own["properties"]},
+        "$defs": {**core["$defs"], **own["$defs"]},
+    }
+
+
+@cache
+def builtin_sweeps() -> dict[str, str]:
+    """The built-in sweeps: name to a line of explanation."""
+    found = {}
+    for entry in sorted((files("sweeps") / "builtin").iterdir(), key=lambda entry: entry.name):
+        if entry.name.endswith(".toml"):
+            mapping = tomllib.loads(entry.read_text(encoding="utf-8"))
+            found[entry.name.removesuffix(".toml")] = mapping["description"]
+    return found

@@ -1,0 +1,224 @@
+"""SweepRecord -> report.json, and back as typed data. The format is pinned by docs/report.schema.json."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from sweeps.errors import RunFolderError
+from sweeps.records import Params, ParamValue, SweepRecord, TrialRecord, TrialState
+from sweeps.report.summary import best_trial, finite
+
+SCHEMA_VERSION = 1
+
+
+class Objective(TypedDict):
+    """What trials are compared by: the mean cross-entropy (nats) on the eval part."""
+
+    metric: Literal["eval_loss"]
+    direction: Literal["minimize"]
+
+
+class Counts(TypedDict):
+    """Trials by state, and the number of training runs they share."""
+
+    complete: int
+    pruned: int
+    failed: int
+    running: int
+    trajectories: int
+
+
+class Best(TypedDict):
+    """The completed trial with the lowest eval loss."""
+
+    number: int
+    value: float
+    params: dict[str, ParamValue | None]
+    verdict: str
+    step: int
+
+
+class Curve(TypedDict):
+    """Columns of equal length; None where a number was not finite, or the trial was not evaluated at the step."""
+
+    step: list[int]
+    train_loss: list[float | None]
+    eval_loss: list[float | None]
+    eval_accuracy: list[float | None]
+
+
+class TrialFailure(TypedDict):
+    """Why a trial has no result."""
+
+    kind: str
+    message: str
+
+
+class Trial(TypedDict):
+    """One trial. ``seconds`` is the trajectory's, which its siblings share; times are since the sweep's start."""
+
+    number: int
+    trajectory: int
+    state: str
+    params: dict[str, ParamValue | None]
+    value: float | None
+    verdict: str
+    steps: int
+    seconds: float | None
+    attempts: int
+    reason: NotRequired[str]
+    started: NotRequired[float | None]
+    ended: NotRequired[float | None]
+    failure: TrialFailure | None
+    curve: Curve
+
+
+class Report(TypedDict):
+    """report.json, version 1. ``best`` is None as long as no trial has completed with a finite loss."""
+
+    schema_version: Literal[1]
+    sweep: str
+    config_digest: str
+    seed: int
+    versions: dict[str, str]
+    objective: Objective
+    finished: NotRequired[bool]
+    total_steps: NotRequired[int]
+    roles: NotRequired[dict[str, str]]
+    counts: Counts
+    wall_seconds: float | None
+    trials_per_minute: float | None
+    best: Best | None
+    trials: list[Trial]
+
+
+def build(record: SweepRecord) -> Report:
+    """The report as data. No number in it is NaN or infinite."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "sweep": record.name,
+        "config_digest": record.config_digest,
+        "seed": record.seed,
+        "versions": dict(record.versions),
+        "objective": {"metric": "eval_loss", "direction": "minimize"},
+        "finished": record.finished,
+        "total_steps": record.total_steps,
+        "roles": dict(record.roles),
+        "counts": _counts(record.trials),
+        "wall_seconds": finite(record.wall_seconds),
+        "trials_per_minute": _per_minute(record),
+        "best": _best(record),
+        "trials": [_trial(trial) for trial in record.trials],
+    }
+
+
+def render(record: SweepRecord) -> str:
+    """report.json's text: compact, one line a trial, so that it can be searched and compared by line."""
+    report = build(record)
+    head = {key: value for key, value in report.items() if key != "trials"}
+    lines = ",\n".join(_dump(trial) for trial in report["trials"])
+    return f'{_dump(head)[:-1]},\n"trials":[\n{lines}\n]}}\n'
+
+
+def load_report(folder: str | Path) -> Report:
+    """The report.json of a run folder.
+
+    Raises RunFolderError if it is missing, damaged, or of a version that this program does not know.
+    """
+    path = Path(folder) / "report.json"
+    rule = f"(to write it anew: towersweep report {folder})"
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise RunFolderError(f"{path} is missing, but must be there {rule}") from error
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read, but must be readable ({error.strerror})") from error
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged, but must be JSON {rule}") from error
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RunFolderError(f"{path}: schema_version is {version!r}, but must be {SCHEMA_VERSION} {rule}")
+    _require(path, found, Report, "", rule)
+    for index, trial in enumerate(found["trials"]):
+        _require(path, trial, Trial, f"trials[{index}].", rule)
+    return cast("Report", found)
+
+
+def _require(path: Path, found: Any, shape: Any, where: str, rule: str) -> None:
+    present = found.keys() if isinstance(found, dict) else ()
+    if missing := sorted(shape.__required_keys__ - set(present)):
+        raise RunFolderError(f"{path}: {where}{missing[0]} is missing, but must be there {rule}")
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _counts(trials: Iterable[TrialRecord]) -> Counts:
+    trials = tuple(trials)
+    states = Counter(trial.state for trial in trials)
+    return {
+        "complete": states[TrialState.COMPLETE],
+        "pruned": states[TrialState.PRUNED],
+        "failed": states[TrialState.FAILED],
+        "running": states[TrialState.RUNNING],
+        "trajectories": len({trial.trajectory for trial in trials}),
+    }
+
+
+def _per_minute(record: SweepRecord) -> float | None:
+    ended = sum(trial.state is not TrialState.RUNNING for trial in record.trials)
+    return finite(60 * ended / record.wall_seconds) if record.wall_seconds > 0 else None
+
+
+def _best(record: SweepRecord) -> Best | None:
+    best = best_trial(record.trials)
+    if best is None or best.value is None:
+        return None
+    return {
+        "number": best.number,
+        "value": best.value,
+        "params": _params(best.params),
+        "verdict": best.verdict.value,
+        "step": best.steps,
+    }
+
+
+def _trial(trial: TrialRecord) -> Trial:
+    failure = trial.failure
+    return {
+        "number": trial.number,
+        "trajectory": trial.trajectory,
+        "state": trial.state.value,
+        "params": _params(trial.params),
+        "value": finite(trial.value),
+        "verdict": trial.verdict.value,
+        "steps": trial.steps,
+        "seconds": finite(trial.seconds),
+        "attempts": trial.attempts,
+        "reason": trial.reason,
+        "started": finite(trial.started),
+        "ended": finite(trial.ended),
+        "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
+        "curve": _curve(trial),
+    }
+
+
+def _params(params: Params) -> dict[str, ParamValue | None]:
+    """JSON has no infinity: such a parameter becomes null."""
+    return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in params.items()}
+
+
+def _curve(trial: TrialRecord) -> Curve:
+    scores = [point.score for point in trial.curve]
+    return {
+        "step": [point.step for point in trial.curve],
+        "train_loss": [finite(point.train_loss) for point in trial.curve],
+        "eval_loss": [finite(score.eval_loss) if score else None for score in scores],
+        "eval_accuracy": [finite(score.eval_accuracy) if score else None for score in scores],
+    }
