@@ -53,11 +53,14 @@ class Space:
         found: list[dict[str, ParamValue]] = []
         for target in self.parameters:
             for value in target.extremes:
-                wanted = {target.name: value, **self._path_to(target)}
-                params = self.sample(lambda p, wanted=wanted: wanted.get(p.name, p.extremes[0]))
+                params = self._assign({target.name: value, **self._path_to(target)})
                 if params not in found:
                     found.append(params)
         return found
+
+    def _assign(self, wanted: Mapping[str, ParamValue]) -> dict[str, ParamValue]:
+        """An assignment with the ``wanted`` values where active, and the first possible value elsewhere."""
+        return self.sample(lambda parameter: wanted.get(parameter.name, parameter.extremes[0]))
 
     def _path_to(self, target: Parameter) -> dict[str, ParamValue]:
         """Values of the ancestors that make ``target`` active."""

@@ -7,24 +7,24 @@ What is heavy (Optuna, Ray, the trainable) is imported inside the functions that
 from __future__ import annotations
 
 import logging
+import platform
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import config, step
 from sweeps.convergence import verdict
+from sweeps.doctor import package_versions
 from sweeps.errors import InputError, SettingsError, SweepFailedError
 from sweeps.history import History, SweepFacts, assemble, read_history
 from sweeps.pruning import Rule, Rungs, bracket_of, rung_steps
-from sweeps.records import Measurement, SweepRecord, TrialState, Verdict
+from sweeps.records import Measurement, SweepRecord, Trajectory, TrialState, Verdict
 from sweeps.run_folder import CurveLog, RunFolder, is_live, read_entries
 from sweeps.trainable import Devices
 
@@ -141,6 +141,11 @@ def write_report(folder: str | Path) -> SweepRecord:
     record, _ = load_record(folder)
     report.write(record, Path(folder))
     return record
+
+
+def stored_trajectory(settings: config.Sweep, folder: RunFolder, number: int) -> Trajectory:
+    """Trajectory ``number`` with all its trials, as the study holds it."""
+    return _load_study(settings, folder).trajectory(number)
 
 
 def resumed_state(plan: step.Plan, study: Study, history: History, folder: RunFolder) -> step.State:
@@ -324,13 +329,7 @@ def _judge_measurements(settings: config.Sweep, measurements: Sequence[Measureme
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in ("towersweep", "tensorflow", "keras", "ray", "optuna", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **package_versions()}
 
 
 def _why_none_completed(record: SweepRecord, folder: RunFolder) -> str:

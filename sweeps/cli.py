@@ -140,12 +140,12 @@ def report(folder: str) -> None:
 @click.option("--writable", is_flag=True, help="Allow changes (notes, deletions) from the browser.")
 def view(folder: str, port: int, writable: bool) -> None:
     """Look at the study in a browser: optuna-dashboard, read-only, on 127.0.0.1."""
-    from sweeps import api, viewer
+    from sweeps import inspection, viewer
 
     def ready(url: str) -> None:
         click.echo(f"{url}  (Ctrl-C to stop)")
 
-    viewer.serve(api.open_study_storage(folder), port=port, writable=writable, ready=ready)
+    viewer.serve(inspection.study_storage(folder), port=port, writable=writable, ready=ready)
 
 
 @cli.command()
@@ -154,9 +154,9 @@ def view(folder: str, port: int, writable: bool) -> None:
 @_json_option
 def evaluate(folder: str, trial: int | None, as_json: bool) -> None:
     """Evaluate a kept checkpoint: {raw, averaged weights} x {batch, moving, re-estimated statistics}."""
-    from sweeps import api, summaries
+    from sweeps import inspection, summaries
 
-    found = api.evaluate(folder, trial)
+    found = inspection.evaluate(folder, trial)
     click.echo(json.dumps(found, indent=2) if as_json else summaries.evaluation_text(found))
 
 
@@ -184,9 +184,9 @@ def spaces(as_json: bool) -> None:
 @_json_option
 def datasets(as_json: bool) -> None:
     """List the built-in data sets."""
-    from sweeps import api
+    from sweeps import inspection
 
-    _listing(api.datasets(), as_json)
+    _listing(inspection.datasets(), as_json)
 
 
 @cli.command()
@@ -211,9 +211,9 @@ def schema() -> None:
 @_json_option
 def doctor(sweep: str | None, as_json: bool) -> int:
     """Show what this machine offers, and what SWEEP would ask of it. Exit status 1 if it does not fit."""
-    from sweeps import api, summaries
+    from sweeps import inspection, summaries
 
-    facts = api.examine(sweep)
+    facts = inspection.examine(sweep)
     click.echo(json.dumps(facts, indent=2) if as_json else summaries.doctor_text(facts))
     return 1 if facts.get("shortages") else 0
 
@@ -259,4 +259,5 @@ def _conclude(result: SweepResult, as_json: bool) -> int:
 
 def main() -> NoReturn:
     """The console script."""
+    sys.path.insert(0, str(Path.cwd()))  # A trainable of the user's own is usually a file right here.
     cli.main(prog_name="towersweep")

@@ -10,8 +10,8 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -146,7 +146,7 @@ class Study:
         self._study.sampler = _make_sampler(self._settings, trajectory)
         trial = self._study.ask()
         trial.set_user_attr("trajectory", trajectory)
-        params = self._space.sample(lambda parameter: _suggest(trial, parameter))
+        params = self._space.sample(partial(_suggest, trial))
         self._ids[trial.number] = trial._trial_id
         shared, readout = self._split(params)
         specs = [TrialSpec(trial.number, readout)]
@@ -173,8 +173,8 @@ class Study:
         """End all trials of a trajectory. ``attributes`` and the reason are kept as user attributes."""
         for index, spec in enumerate(trajectory.trials):
             trial_id = self._id(spec.number)
-            for key, value in {**attributes, "reason": outcome.reason}.items():
-                self._study._storage.set_trial_user_attr(trial_id, key, value)
+            for key, attribute in {**attributes, "reason": outcome.reason}.items():
+                self._study._storage.set_trial_user_attr(trial_id, key, attribute)
             complete = outcome.state is TrialState.COMPLETE and measurement is not None
             value = measurement.scores[index].eval_loss if complete and measurement else None
             self._study.tell(spec.number, value, state=_OPTUNA_STATES[outcome.state])
@@ -203,6 +203,19 @@ class Study:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
         return [self._trajectory(number, trials) for number, trials in sorted(groups.items())]
 
+    def trajectory(self, number: int) -> Trajectory:
+        """Trajectory ``number`` with all its trials, whatever their state. Raises KeyError if there is none."""
+        trials = [trial for trial in self.stored_trials() if trial.trajectory == number]
+        if not trials:
+            raise KeyError(number)
+        split = [self._split(trial.params) for trial in trials]
+        specs = [TrialSpec(t.number, readout) for t, (_, readout) in zip(trials, split, strict=True)]
+        return Trajectory(number, split[0][0], tuple(specs), self._seed(number))
+
+    def delete(self) -> None:
+        """Take back a study that was just created: the sweep never began."""
+        optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
+
     def _trajectory(self, number: int, trials: Sequence[FrozenTrial]) -> Trajectory:
         """Rebuild a trajectory from its trials; parameters missing because asking was cut short are drawn now."""
         specs: list[TrialSpec] = []
@@ -210,7 +223,7 @@ class Study:
         for stored in trials:
             trial = Trial(self._study, stored._trial_id)
             self._reported |= {(stored.number, step) for step in stored.intermediate_values}
-            params = self._space.sample(lambda parameter, trial=trial: _suggest(trial, parameter))
+            params = self._space.sample(partial(_suggest, trial))
             shared, readout = self._split(params)
             specs.append(TrialSpec(stored.number, readout))
         return Trajectory(number, shared, tuple(specs), self._seed(number))
@@ -232,12 +245,7 @@ class Study:
         for _ in range(wanted * MAX_DRAWS_PER_READOUT if first else 0):
             if len(found) == wanted:
                 break
-            trial = drawing.ask()
-            params = self._space.sample(
-                lambda parameter, trial=trial: (
-                    shared[parameter.name] if parameter.name in shared else _suggest(trial, parameter)
-                )
-            )
+            params = self._space.sample(partial(_suggest_unless_fixed, drawing.ask(), shared))
             readout = self._split(params)[1]
             if readout not in taken:
                 taken.append(readout)
@@ -271,12 +279,17 @@ class Study:
         return int(sequence.generate_state(1)[0])
 
 
-def _suggest(trial: Trial, parameter: Parameter) -> Any:
+def _suggest(trial: Trial, parameter: Parameter) -> ParamValue:
     if isinstance(parameter, Float):
         return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
     if isinstance(parameter, Categorical):
-        return trial.suggest_categorical(parameter.name, parameter.choices)
+        chosen: ParamValue = trial.suggest_categorical(parameter.name, parameter.choices)  # type: ignore[assignment]
+        return chosen  # One of the choices, none of which is None.
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, log=parameter.log)
+
+
+def _suggest_unless_fixed(trial: Trial, fixed: Params, parameter: Parameter) -> ParamValue:
+    return fixed[parameter.name] if parameter.name in fixed else _suggest(trial, parameter)
 
 
 def _make_sampler(settings: SamplerSettings, trajectory: int) -> optuna.samplers.BaseSampler:

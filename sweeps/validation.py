@@ -35,7 +35,9 @@ def explain(error: ValidationError, kind: type[Any]) -> SettingsError:
     finding = error.errors()[0]
     path = [str(part) for part in finding["loc"]]
     cause = finding.get("ctx", {}).get("error")
-    if hasattr(cause, "rule"):  # A rule of the trainable's own, which knows its field by the full name.
+    if cause is not None and hasattr(
+        cause, "rule"
+    ):  # A rule of the trainable's own, which knows its field by the full name.
         return SettingsError(cause.field, cause.value, cause.rule)
     value, place = finding["input"], _without_tags(path)
     if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
@@ -63,7 +65,7 @@ def _rule(finding: Any) -> str:
             return "letters, digits, dots, dashes and underscores, starting with a letter or digit"
         case "value_error":
             return str(context["error"])
-    return _RULES.get(finding["type"], finding["msg"])
+    return _RULES.get(finding["type"], str(finding["msg"]))
 
 
 def _without_tags(path: list[str]) -> list[str]:

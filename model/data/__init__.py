@@ -5,12 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from model.config import DataSettings
+from model.data.catalogue import DATASETS
 from model.data.dataset import Dataset, Part, batch_indices
-
-DATASETS = {
-    "digits": "scikit-learn's 1,797 scanned digits, 8x8x1, 10 classes; real images, nothing to download",
-    "synthetic": "class prototypes, smoothed and shifted, plus noise; any number of classes, size and seed",
-}
 
 
 @cache

@@ -22,4 +22,4 @@ def load_digits() -> Dataset:
     x_eval, x_test, y_eval, y_test = train_test_split(x_rest, y_rest, train_size=0.5, stratify=y_rest, **split)
     mean, deviation = x_train.mean(), x_train.std()
     parts = [Part((x - mean) / deviation, y) for x, y in ((x_train, y_train), (x_eval, y_eval), (x_test, y_test))]
-    return Dataset(*parts, num_classes=10)
+    return Dataset(parts[0], parts[1], parts[2], num_classes=10)

@@ -21,13 +21,13 @@ def make_synthetic(settings: DataSettings) -> Dataset:
     drawn = [_draw(rng, prototypes, count, settings.noise) for count in counts]
     mean, deviation = drawn[0][0].mean(), drawn[0][0].std()
     parts = [Part(((x - mean) / deviation).astype(np.float32), y) for x, y in drawn]
-    return Dataset(*parts, num_classes=settings.num_classes)
+    return Dataset(parts[0], parts[1], parts[2], settings.num_classes)
 
 
 def _smooth(images: NDArray[np.float64]) -> NDArray[np.float64]:
     """A 3x3 box filter with wrap-around."""
     offsets = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-    return np.mean([np.roll(images, offset, axis=(1, 2)) for offset in offsets], axis=0)
+    return np.asarray(np.mean([np.roll(images, offset, axis=(1, 2)) for offset in offsets], axis=0))
 
 
 def _draw(

@@ -18,8 +18,8 @@ PRESET = Preset(
     name="batch_norm",
     description="learning rate, BN placement and order, BN momentum, EMA decay (0 = off)",
     source=(
-        "Placements and order: the questions of the original problem; Ioffe & Szegedy (arXiv 1502.03167) normalize "
-        "before the activation. Momentum: .99 is Keras' default, .999 that of tf.contrib.layers; "
+        "Placements and order: the questions of the original problem; Ioffe & Szegedy (arXiv 1502.03167) "
+        "normalize before the activation. Momentum: .99 is Keras' default, .999 that of tf.contrib.layers; "
         "decay: .9999 is the CIFAR-10 tutorial's."
     ),
     expectation=(

@@ -8,8 +8,8 @@ PRESET = Preset(
     name="full",
     description="batch_norm, and gamma, epsilon, which towers update the moving statistics, weight decay",
     source=(
-        "Epsilon: 1e-3 is the default of Keras and tf.contrib.layers; weight decay: the CIFAR-10 tutorial's 4e-3 is "
-        "within. With BN, weight decay sets the effective learning rate (van Laarhoven, arXiv 1706.05350)."
+        "Epsilon: 1e-3 is the default of Keras and tf.contrib.layers; weight decay: the CIFAR-10 tutorial's 4e-3 "
+        "is within. With BN, weight decay sets the effective learning rate (van Laarhoven, arXiv 1706.05350)."
     ),
     expectation="Gamma matters where the logits are normalized; tower updates matter for evaluation only.",
     parameters=(

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
@@ -24,6 +24,8 @@ from sweeps.errors import ResourceError
 from sweeps.records import Failure, FailureKind, Measurement
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -56,7 +58,7 @@ class _Worker:
     def release(self) -> Failure | None:
         return self._guarded(lambda host: host.release())
 
-    def _guarded(self, work: Callable[[WorkerHost], Any]) -> Any:
+    def _guarded(self, work: Callable[[WorkerHost], Result]) -> Result | Failure:
         try:
             if self._host is None:
                 self._host = WorkerHost(self._spec)

@@ -13,7 +13,7 @@ from sweeps.errors import RunFolderError
 from sweeps.records import Params, ParamValue, SweepRecord, TrialRecord, TrialState
 from sweeps.report.summary import best_trial, finite
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class Objective(TypedDict):

@@ -121,7 +121,7 @@ def loss_over_parameter(record: SweepRecord, x_name: str | None) -> Figure:
     data = [t for i, (_, group) in enumerate(panels) for t in _panel(group, i, ceiling, record.total_steps)]
     note = "One mark a trajectory: its best eval loss. Hollow marks were stopped early."
     if missing := len(placed) - len(finite_losses):
-        note += f" {missing} without a finite loss lie at the top edge."
+        note += f" At the top edge, without a finite loss: {missing}."
     shown = {view.verdict for view, _ in placed}
     axes = _x_axis(x_name, [x for _, x in placed]), {**_loss_axis(finite_losses), "matches": "y"}
     columns = min(3, len(panels))

@@ -1,0 +1,137 @@
+"""Towers: two devices for real, per-tower statistics, averaged gradients, labels wired to their own images."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from model.config import ModelSettings
+from model.network import forward, make_layout, unflatten
+from model.towers import run_tower, run_towers
+from tests.model.conftest import ONE, TWO, make_trainable
+
+SMALL = {"conv_widths": (4,), "fc_widths": (6,), "kernel_size": 3}
+
+
+def setup(placement="conv+fc", **model):
+    settings = ModelSettings(towers=2, bn_placement=placement, **SMALL, **model)
+    layout = make_layout(settings, (8, 8, 1), 5)
+    rng = np.random.default_rng()
+    weights = (0.3 * rng.normal(size=layout.num_weights)).astype(np.float32)
+    images = rng.normal(size=(12, 8, 8, 1)).astype(np.float32)
+    labels = rng.integers(0, 5, size=12).astype(np.int32)
+    return settings, layout, weights, images, labels
+
+
+def float64_loss(settings, layout, weights, images, labels):
+    """The tower's loss and gradient in float64, with BN written out from its definition."""
+    flat = tf.constant(weights.astype(np.float64))
+    statistics = []
+
+    def normalize(name, x, gamma, beta):
+        axes = list(range(x.shape.rank - 1))
+        mean = tf.reduce_mean(x, axes)
+        variance = tf.reduce_mean((x - mean) ** 2, axes)
+        statistics.append((mean.numpy(), variance.numpy()))
+        normalized = (x - mean) / tf.sqrt(variance + settings.bn_epsilon)
+        return normalized * (1.0 if gamma is None else gamma) + (0.0 if beta is None else beta)
+
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        logits = forward(
+            layout, settings, unflatten(layout, flat), tf.constant(images.astype(np.float64)), normalize
+        )
+        logp = logits - tf.reduce_logsumexp(logits, axis=1, keepdims=True)
+        loss = -tf.reduce_mean(tf.gather(logp, labels, batch_dims=1))
+    means, variances = zip(*statistics, strict=True) if statistics else ((), ())
+    return float(loss), tape.gradient(loss, flat).numpy(), np.concatenate([*means, *variances])
+
+
+@pytest.mark.parametrize("placement", ["conv", "conv+fc", "input+conv+fc+logits"])
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_each_tower_uses_its_own_batch_statistics(placement, order):
+    settings, layout, weights, images, labels = setup(placement, bn_order=order)
+    results = run_towers(
+        layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [labels] * 2, tf.range(12)
+    )
+    for result, share in zip(results, (slice(0, 6), slice(6, 12)), strict=True):
+        loss, gradient, statistics = float64_loss(settings, layout, weights, images[share], labels[share])
+        assert float(result.loss) == pytest.approx(loss, rel=1e-4)
+        np.testing.assert_allclose(result.gradient, gradient, rtol=2e-3, atol=2e-5)
+        np.testing.assert_allclose(result.statistics, statistics, rtol=1e-3, atol=1e-5)
+
+
+def test_statistics_of_a_single_value_are_that_value_and_no_variance():
+    """Fully connected BN over one image: the fused kernel's Bessel correction must not divide by nothing."""
+    settings, layout, weights, images, labels = setup("fc")
+    result = run_tower(layout, settings, tf.constant(weights), images[:1], labels[:1])
+    assert np.isfinite(result.statistics).all()
+    np.testing.assert_array_equal(result.statistics[6:], np.zeros(6))
+
+
+def test_moving_a_label_to_another_tower_changes_what_the_reference_says():
+    settings, layout, weights, images, labels = setup()
+    labels[:] = 0
+    labels[0] = 1
+    swapped = labels.copy()
+    swapped[[0, 6]] = swapped[[6, 0]]
+    for given in (labels, swapped):
+        results = run_towers(
+            layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [given] * 2, tf.range(12)
+        )
+        expected = [
+            float64_loss(settings, layout, weights, images[s], given[s])[0] for s in (slice(0, 6), slice(6, 12))
+        ]
+        assert [float(result.loss) for result in results] == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_bn_two_towers_are_one_tower_on_the_whole_batch():
+    settings, layout, weights, images, labels = setup("none")
+    towers = run_towers(
+        layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [labels] * 2, tf.range(12)
+    )
+    whole = run_tower(layout, settings, tf.constant(weights), images, labels)
+    np.testing.assert_allclose((towers[0].gradient + towers[1].gradient) / 2, whole.gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_averages_the_towers_gradients():
+    trainable = make_trainable(towers=2, bn_placement="conv+fc")
+    run = trainable.start({}, [{}], 3, TWO)
+    weights, layout = run.weights(), run._program.layout
+    from model.data import batch_indices
+
+    train = run._data.train
+    chosen = batch_indices(3, len(train.labels), 16, 0, 1)[0]
+    gradients = [
+        float64_loss(trainable.settings.model, layout, weights, train.images[share], train.labels[share])[1]
+        for share in (chosen[:8], chosen[8:])
+    ]
+    run.advance(1)
+    moment = run._program.save().first_moment
+    np.testing.assert_allclose(moment, 0.1 * np.mean(gradients, axis=0), rtol=2e-3, atol=1e-6)
+
+
+def devices_that_ran(run, op):
+    """On which devices a step ran operations whose name holds ``op``, as TensorFlow's own step statistics tell."""
+    context.enable_run_metadata()
+    try:
+        run.advance(1)
+        metadata = context.export_run_metadata()
+    finally:
+        context.disable_run_metadata()
+    return {
+        device.device.rsplit("device:", 1)[-1]
+        for device in metadata.step_stats.dev_stats
+        for node in device.node_stats
+        if op in node.node_name or op in node.timeline_label
+    }
+
+
+def test_two_towers_are_two_devices():
+    run = make_trainable(towers=2, bn_placement="conv").start({}, [{}], 0, TWO)
+    assert devices_that_ran(run, "Conv2D") == {"CPU:0", "CPU:1"}
+
+
+def test_one_tower_is_one_device():
+    run = make_trainable(towers=1, bn_placement="conv").start({}, [{}], 0, ONE)
+    assert devices_that_ran(run, "Conv2D") == {"CPU:0"}

@@ -1,0 +1,30 @@
+"""The inline backend, under the shared contract."""
+
+import pytest
+
+from sweeps.backends.inline import InlineBackend
+from sweeps.errors import ResourceError
+from tests.contracts.backend_contract import BackendContract, spec
+
+
+class TestInline(BackendContract):
+    @pytest.fixture
+    def make(self):
+        return lambda behaviour="well": InlineBackend(spec(behaviour))
+
+    def test_more_than_one_worker_is_refused(self):
+        with pytest.raises(ResourceError, match="workers is 2, but must be 1"):
+            InlineBackend(spec(), workers=2)
+
+    def test_an_interrupt_is_not_swallowed(self, make, monkeypatch):
+        from tests.contracts.backend_contract import job
+        from tests.support import trainables
+
+        def interrupt(behaviour):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainables, "behave", interrupt)
+        backend = make()
+        backend.start(0, job())
+        with pytest.raises(KeyboardInterrupt):
+            backend.next_event()

@@ -1,0 +1,178 @@
+"""report.json: the design's format, numbers that JSON has, and reading it back."""
+
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from sweeps import report
+from sweeps.errors import RunFolderError
+from sweeps.records import CurvePoint, FailureKind, Score, SweepRecord, TrialState, Verdict
+from sweeps.report import as_json
+from tests.support.records import large_sweep, mixed_sweep, sweep, trial
+
+SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "report.schema.json").read_text())
+
+# The design's "report.json (version 1)", key by key.
+TOP = {
+    "schema_version", "sweep", "config_digest", "seed", "versions", "objective", "counts", "wall_seconds",
+    "trials_per_minute", "best", "trials",
+}  # fmt: skip
+TRIAL = {
+    "number", "trajectory", "state", "params", "value", "verdict", "steps", "seconds", "attempts", "failure",
+    "curve",
+}  # fmt: skip
+
+
+def strictly_parsed(record: SweepRecord) -> dict:
+    """As a strict JSON parser reads it: NaN and Infinity, which JSON has not, are refused."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(as_json.render(record), parse_constant=refuse)
+
+
+@pytest.mark.parametrize(
+    "record", [mixed_sweep(), large_sweep(12), sweep(), sweep(wall_seconds=0.0), sweep(trial(params={}))]
+)
+def test_every_report_meets_the_published_schema(record):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(strictly_parsed(record), SCHEMA)
+
+
+def test_it_has_the_designs_keys():
+    found = strictly_parsed(mixed_sweep())
+    assert set(found) >= TOP
+    assert all(set(entry) >= TRIAL for entry in found["trials"])
+    assert found["objective"] == {"metric": "eval_loss", "direction": "minimize"}
+
+
+def test_the_schema_names_every_word_that_the_program_has():
+    defs = SCHEMA["$defs"]
+    properties = defs["trial"]["properties"]
+    assert set(defs["verdict"]["enum"]) == {verdict.value for verdict in Verdict}
+    assert set(properties["state"]["enum"]) == {state.value for state in TrialState}
+    kinds = properties["failure"]["oneOf"][1]["properties"]["kind"]["enum"]
+    assert set(kinds) == {kind.value for kind in FailureKind}
+
+
+@pytest.mark.parametrize("key", sorted(TOP))
+def test_the_schema_refuses_a_report_without(key):
+    found = strictly_parsed(mixed_sweep())
+    del found[key]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(found, SCHEMA)
+
+
+def test_counts_and_rate_are_plain_arithmetic():
+    found = strictly_parsed(mixed_sweep())
+    assert found["counts"] == {"complete": 4, "pruned": 2, "failed": 1, "running": 1, "trajectories": 7}
+    assert found["trials_per_minute"] == pytest.approx(7 / 2)  # 7 ended in 120 s
+
+
+def test_no_rate_before_any_time_has_passed():
+    assert strictly_parsed(sweep(trial(), wall_seconds=0.0))["trials_per_minute"] is None
+
+
+def test_the_best_is_the_lowest_finite_completed_and_the_first_of_equals():
+    record = sweep(
+        trial(0, value=math.nan),
+        trial(1, value=0.3),
+        trial(2, value=0.2, params={"learning_rate": 0.5}, steps=250),
+        trial(3, value=0.2),
+        trial(4, value=0.1, state=TrialState.PRUNED),
+        trial(5, value=0.05, state=TrialState.RUNNING),
+    )
+    assert strictly_parsed(record)["best"] == {
+        "number": 2,
+        "value": 0.2,
+        "params": {"learning_rate": 0.5},
+        "verdict": "converged",
+        "step": 250,
+    }
+
+
+def test_there_is_no_best_without_a_finite_completed_trial():
+    assert strictly_parsed(sweep(trial(value=math.inf)))["best"] is None
+    assert strictly_parsed(sweep())["best"] is None
+
+
+def test_numbers_that_are_not_finite_become_null():
+    curve = (CurvePoint(5, math.inf, Score(math.nan, 0.5)), CurvePoint(9, -math.inf, Score(1.5, math.nan)))
+    record = sweep(trial(value=math.nan, curve=curve, params={"clip": math.inf}, ended=None))
+    entry = strictly_parsed(record)["trials"][0]
+    assert entry["value"] is None
+    assert entry["ended"] is None
+    assert entry["params"] == {"clip": None}
+    assert entry["curve"] == {
+        "step": [5, 9],
+        "train_loss": [None, None],
+        "eval_loss": [None, 1.5],
+        "eval_accuracy": [0.5, None],
+    }
+
+
+def test_a_readout_that_was_not_evaluated_at_a_step_is_null_there():
+    curve = (CurvePoint(10, 2.0), CurvePoint(20, 1.0, Score(0.9, 0.8)), CurvePoint(30, 0.5))
+    found = strictly_parsed(sweep(trial(curve=curve)))["trials"][0]["curve"]
+    assert found["train_loss"] == [2.0, 1.0, 0.5]
+    assert found["eval_loss"] == [None, 0.9, None]
+    assert found["eval_accuracy"] == [None, 0.8, None]
+
+
+def test_a_failure_keeps_its_kind_and_message_but_no_traceback():
+    failed = strictly_parsed(mixed_sweep())["trials"][3]
+    assert failed["failure"] == {"kind": "worker lost", "message": "the worker <b>died</b>"}
+
+
+def test_numbers_survive_to_the_last_bit(tmp_path):
+    values = [1 / 3, 1e-300, 0.1 + 0.2]
+    report.write(sweep(*(trial(i, value=v) for i, v in enumerate(values))), tmp_path)
+    assert [entry["value"] for entry in report.load_report(tmp_path)["trials"]] == values
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    record = mixed_sweep()
+    report.write(record, tmp_path)
+    assert report.load_report(tmp_path) == strictly_parsed(record)
+    assert report.load_report(str(tmp_path)) == strictly_parsed(record)
+
+
+DAMAGE = {
+    "missing": (None, "report.json is missing"),
+    "empty": (b"", "is damaged, but must be JSON"),
+    "cut short": (as_json.render(mixed_sweep()).encode()[:-40], "is damaged, but must be JSON"),
+    "not text": (b"\xff\xfe\x00", "is damaged, but must be JSON"),
+    "another thing": (b"[1, 2]", "schema_version is None, but must be 1"),
+    "a later version": (b'{"schema_version": 2}', "schema_version is 2, but must be 1"),
+    "a key gone": (b'{"schema_version": 1, "sweep": "s"}', "best is missing"),
+    "a trial's key gone": (
+        as_json.render(mixed_sweep()).replace('"verdict":"stalled"', '"v":1').encode(),
+        r"trials\[2\].verdict is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "says"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_report_is_refused_by_name(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "report.json").write_bytes(content)
+    with pytest.raises(RunFolderError, match=says) as caught:
+        report.load_report(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert f"towersweep report {tmp_path}" in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_one_clear_error(tmp_path):
+    with pytest.raises(RunFolderError, match="must be a folder that can be written"):
+        report.write(mixed_sweep(), tmp_path / "nowhere")
+
+
+def test_writing_again_replaces_and_leaves_nothing_beside(tmp_path):
+    report.write(mixed_sweep(), tmp_path)
+    report.write(sweep(), tmp_path)
+    assert report.load_report(tmp_path)["trials"] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json", "trials.csv"]
