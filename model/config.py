@@ -5,9 +5,9 @@ These are plain dataclasses; whoever reads them from a file may validate types w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 SITES = ("input", "conv", "fc", "logits")
 
@@ -26,6 +26,22 @@ class SettingError(ValueError):
 def _require(condition: bool, field: str, value: object, rule: str) -> None:
     if not condition:
         raise SettingError(field, value, rule)
+
+
+def _check_types(section: str, settings: Any) -> None:
+    """Types hold for whoever makes settings without a library that validates, such as a search over choices."""
+    hints = get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings)):
+        hint, value = hints[name], getattr(settings, name)
+        where = f"{section}.{name}"
+        if get_origin(hint) is Literal:
+            _require(value in get_args(hint), where, value, f"one of {', '.join(get_args(hint))}")
+        elif hint is int:
+            _require(isinstance(value, int) and not isinstance(value, bool), where, value, "a whole number")
+        elif hint is float:
+            _require(isinstance(value, (int, float)) and not isinstance(value, bool), where, value, "a number")
+        elif hint is bool:
+            _require(isinstance(value, bool), where, value, "true or false")
 
 
 def _at_least(section: str, settings: object, **bounds: float) -> None:
@@ -57,6 +73,7 @@ class DataSettings:
     """Synthetic: what the images are drawn from; apart from every trial's own seed."""
 
     def __post_init__(self) -> None:
+        _check_types("data", self)
         _at_least(
             "data", self, num_classes=2, image_size=4, channels=1, num_train=2, num_eval=2, noise=0.0, seed=0
         )
@@ -95,6 +112,7 @@ class ModelSettings:
     variable_placement: Literal["cpu", "first_tower"] = "first_tower"
 
     def __post_init__(self) -> None:
+        _check_types("model", self)
         _at_least("model", self, towers=1, kernel_size=1)
         for name in ("conv_widths", "fc_widths"):
             widths = getattr(self, name)
@@ -140,6 +158,7 @@ class TrainSettings:
     """Steps between evaluations with the first readout, besides the rungs."""
 
     def __post_init__(self) -> None:
+        _check_types("train", self)
         _at_least("train", self, steps=1, batch_size=1, weight_decay=0.0, report_every=1, eval_every=1)
         rate = self.learning_rate
         _require(isfinite(rate) and rate > 0, "train.learning_rate", rate, "a finite number above 0")

@@ -211,7 +211,9 @@ def load(source: str, overrides: Sequence[str] = ()) -> Sweep:
     try:
         mapping = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{source}: is not TOML: {error}") from error
+        lines = text.split("\n")  # tomllib itself gives no place where the file ends too early.
+        end = f"at line {len(lines)}, column {len(lines[-1]) + 1}"
+        raise InputError(f"{source}: is not TOML: {str(error).replace('at end of document', end)}") from error
     return from_mapping(mapping, source, overrides)
 
 

@@ -32,7 +32,8 @@ _RULES = {
 
 def explain(error: ValidationError, kind: type[Any]) -> SettingsError:
     """The first finding as a SettingsError; ``kind`` is the type that was being validated."""
-    finding = error.errors()[0]
+    findings = error.errors()
+    finding = findings[0]
     path = [str(part) for part in finding["loc"]]
     cause = finding.get("ctx", {}).get("error")
     if cause is not None and hasattr(
@@ -45,7 +46,9 @@ def explain(error: ValidationError, kind: type[Any]) -> SettingsError:
         return SettingsError(".".join(place), value, f"a known key{nearest(place[-1], known)}")
     if finding["type"] == "missing":
         return SettingsError(".".join(place), None, "there")
-    return SettingsError(".".join(place), value, _rule(finding))
+    # Where several types are allowed, each says why it is not the one.
+    same = [_rule(other) for other in findings if _without_tags([str(p) for p in other["loc"]]) == place]
+    return SettingsError(".".join(place), value, " or ".join(dict.fromkeys(same)))
 
 
 def _rule(finding: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sweeps.records import ParamValue, SweepRecord, TrialRecord, TrialState, Verdict
-from sweeps.report.charts import COLOURS, spans_log
+from sweeps.report.drawing import COLOURS, spans_log
 from sweeps.report.figures import figures
 from sweeps.report.summary import (
     best_trial,

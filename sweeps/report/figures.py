@@ -16,15 +16,9 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from sweeps.records import ParamValue, SweepRecord, TrialRecord, TrialState
-from sweeps.report.charts import (
-    TEXT_COLOUR,
-    Figure,
-    best_so_far,
-    learning_curves,
-    loss_over_parameter,
-    main_parameter,
-    spans_log,
-)
+from sweeps.report.curves import best_so_far, learning_curves
+from sweeps.report.drawing import TEXT_COLOUR, Figure, spans_log
+from sweeps.report.scatter import loss_over_parameter, main_parameter
 from sweeps.report.summary import finite, is_category, parameter_names
 
 if TYPE_CHECKING:

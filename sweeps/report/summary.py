@@ -9,7 +9,7 @@ from math import isfinite
 
 from sweeps.records import CurvePoint, Params, ParamValue, SweepRecord, TrialRecord, TrialState, Verdict
 
-# At least this many trajectories, and this share of them, before a setting is said to stall.
+# At least this many judged trajectories, and this share of them, before a setting is said to stall.
 MIN_TRAJECTORIES = 2
 STALL_SHARE = 0.5
 
@@ -46,14 +46,19 @@ class Tally:
         return sum(self.counts.values())
 
     @property
+    def judged(self) -> int:
+        """How many got a verdict that says something."""
+        return self.total - self.counts.get(Verdict.UNDETERMINED, 0)
+
+    @property
     def stalled(self) -> int:
         """How many of them stalled."""
         return self.counts.get(Verdict.STALLED, 0)
 
     @property
     def stalls(self) -> bool:
-        """Whether this value can be said to stall: most of at least two trajectories did."""
-        return self.total >= MIN_TRAJECTORIES and self.stalled >= STALL_SHARE * self.total
+        """Whether this value can be said to stall: at least half of the judged trajectories did."""
+        return self.judged >= MIN_TRAJECTORIES and self.stalled >= STALL_SHARE * self.judged
 
 
 def finite(value: float | None) -> float | None:
@@ -109,21 +114,23 @@ def tallies(views: Iterable[RunView], name: str) -> tuple[Tally, ...]:
         if view.state is not TrialState.RUNNING and name in view.params:
             found.setdefault(show(view.params[name]), []).append(view)
     made = [Tally(value, verdict_counts(group)) for value, group in found.items()]
-    return tuple(sorted(made, key=lambda tally: (-tally.stalled / tally.total, -tally.total, tally.value)))
+    return tuple(
+        sorted(made, key=lambda tally: (-tally.stalled / max(1, tally.judged), -tally.total, tally.value))
+    )
 
 
 def stall_sentence(name: str, found: Sequence[Tally]) -> str:
-    """Which values of ``name`` stall, in words."""
-    stalled, total = sum(t.stalled for t in found), sum(t.total for t in found)
+    """Which values of ``name`` stall, in words; shares are of the trajectories that could be judged."""
+    stalled, judged, total = (sum(getattr(t, key) for t in found) for key in ("stalled", "judged", "total"))
+    guilty, others = [t for t in found if t.stalls], [t for t in found if not t.stalls]
+    unknown = f" {total - judged} of {total} ended too early to tell." if judged < total else ""
     if not stalled:
-        return f"No trajectory stalled, whatever the {name}."
-    guilty = [tally for tally in found if tally.stalls]
+        return f"No trajectory was seen to stall, whatever the {name}.{unknown}"
     if not guilty:
-        return f"{stalled} of {total} trajectories stalled, but no {name} stalled in most of its trajectories."
-    named = ", ".join(f"{tally.value} ({tally.stalled} of {tally.total})" for tally in guilty)
-    others = [tally for tally in found if not tally.stalls]
-    rest = f"; all others: {sum(t.stalled for t in others)} of {sum(t.total for t in others)}" if others else ""
-    return f"Stalls with {name} {named}{rest}."
+        return f"{stalled} of {judged} trajectories stalled, but no {name} stalled in most of its own.{unknown}"
+    named = ", ".join(f"{tally.value} ({tally.stalled} of {tally.judged})" for tally in guilty)
+    rest = f"; all others: {sum(t.stalled for t in others)} of {sum(t.judged for t in others)}" if others else ""
+    return f"Stalls with {name} {named}{rest}.{unknown}"
 
 
 def show(value: ParamValue) -> str:

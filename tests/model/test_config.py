@@ -24,6 +24,10 @@ from model.trial import ToweredCNN
             "train.learning_rate is 0.0, but must be a finite number above 0",
         ),
         (lambda: TrainSettings(learning_rate=float("nan")), "train.learning_rate is nan"),
+        (lambda: ModelSettings(bn_order="later"), "model.bn_order is 'later', but must be one of pre, post"),
+        (lambda: ModelSettings(bn_gamma="yes"), "model.bn_gamma is 'yes', but must be true or false"),
+        (lambda: TrainSettings(batch_size=64.5), "train.batch_size is 64.5, but must be a whole number"),
+        (lambda: TrainSettings(weight_decay=True), "train.weight_decay is True, but must be a number"),
         (lambda: TrainSettings(steps=0), "train.steps is 0, but must be at least 1"),
         (lambda: DataSettings(num_classes=1), "data.num_classes is 1, but must be at least 2"),
         (

@@ -76,6 +76,6 @@ def test_shadows_equal_tensorflows_exponential_moving_average(warmup):
 
 
 def test_with_the_warm_up_large_decays_are_all_the_same_early_on():
-    """min(d, (1 + t) / (10 + t)): at step 300 that is .971 for every d from there up (field notes: d=.99 binds at 890)."""
+    """min(d, (1 + t) / (10 + t)): at step 300 that is .971 for every larger d."""
     at = effective_decays(tf.constant([0.9, 0.98, 0.9999]), tf.constant(300), warmup=True).numpy()
     np.testing.assert_allclose(at, [0.9, 301 / 310, 301 / 310], rtol=1e-6)

@@ -102,11 +102,13 @@ def test_one_adam_step_equals_keras(model):
     measurement = run.advance(1)
 
     assert measurement.curve[-1].train_loss == pytest.approx(float(loss), rel=1e-4)
-    np.testing.assert_allclose(run._program.save().first_moment, 0.1 * gradient, rtol=1e-4, atol=1e-7)
+    # Sums over the batch cancel: an element's rounding is that of the largest terms, not of the result.
+    rounding = 1e-4 * np.abs(gradient).max()
+    np.testing.assert_allclose(run._program.save().first_moment, 0.1 * gradient, rtol=1e-4, atol=0.1 * rounding)
     # Adam's first step is rate * g / (|g| + eps): where g is rounding noise, so is the step.
-    clear = np.abs(gradient) > 1e-5
+    clear = np.abs(gradient) > 10 * rounding
     assert clear.mean() > 0.3
-    np.testing.assert_allclose(run.weights()[clear], reference.flat()[clear], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(run.weights()[clear], reference.flat()[clear], rtol=1e-4, atol=2e-6)
     compare_statistics(run, reference)
     compare_evaluation(run, measurement, reference)
 

@@ -121,11 +121,12 @@ def test_the_evaluation_matrix_holds_what_was_measured():
     readouts = [{"bn_momentum": 0.9, "ema_decay": 0.9}, {"bn_momentum": 0.8, "ema_decay": 0.0}]
     run = trainable.start(PARAMS, readouts, 0, ONE)
     scores = run.advance(60).scores
-    rows = trainable.evaluate(PARAMS, readouts, 0, 0, ONE, run.state())
+    state = run.state()
+    rows = trainable.evaluate(PARAMS, readouts, 0, 0, ONE, state)
     table = {(row["weights"], row["statistics"], row["part"]): row["loss"] for row in rows}
     assert len(table) == 12
     assert table["averaged", "moving", "eval"] == pytest.approx(scores[0].eval_loss, rel=1e-6)
-    raw = trainable.evaluate(PARAMS, readouts, 1, 0, ONE, run.state())
+    raw = trainable.evaluate(PARAMS, readouts, 1, 0, ONE, state)
     table = {(row["weights"], row["statistics"], row["part"]): row["loss"] for row in raw}
     assert table["raw", "moving", "eval"] == pytest.approx(scores[1].eval_loss, rel=1e-6)
     assert len(table) == 6

@@ -1,14 +1,15 @@
 """Towers: two devices for real, per-tower statistics, averaged gradients, labels wired to their own images."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.eager import context
 
 from model.config import ModelSettings
 from model.network import forward, make_layout, unflatten
 from model.towers import run_tower, run_towers
-from tests.model.conftest import ONE, TWO, make_trainable
+from tests.model.conftest import TWO, make_trainable
 
 SMALL = {"conv_widths": (4,), "fc_widths": (6,), "kernel_size": 3}
 
@@ -111,27 +112,38 @@ def test_a_step_averages_the_towers_gradients():
     np.testing.assert_allclose(moment, 0.1 * np.mean(gradients, axis=0), rtol=2e-3, atol=1e-6)
 
 
-def devices_that_ran(run, op):
-    """On which devices a step ran operations whose name holds ``op``, as TensorFlow's own step statistics tell."""
-    context.enable_run_metadata()
-    try:
-        run.advance(1)
-        metadata = context.export_run_metadata()
-    finally:
-        context.disable_run_metadata()
+def devices_that_ran(op, devices):
+    """On which devices a step of the towers ran ``op``, as TensorFlow's own full trace of the execution tells."""
+    settings, layout, weights, images, labels = setup("conv")
+    v1 = tf.compat.v1
+    with tf.Graph().as_default():
+        # Fed, not constant: TensorFlow would compute a graph of constants before it runs anything.
+        fed = [v1.placeholder(array.dtype, array.shape) for array in (weights, images, labels)]
+        copies = len(devices)
+        results = run_towers(layout, settings, devices, fed[0], [fed[1]] * copies, [fed[2]] * copies, tf.range(12))
+        trace = v1.RunMetadata()
+        with v1.Session(config=v1.ConfigProto(device_count={"CPU": 2})) as session:
+            options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
+            given = dict(zip(fed, (weights, images, labels), strict=True))
+            session.run([result.gradient for result in results], given, options=options, run_metadata=trace)
     return {
         device.device.rsplit("device:", 1)[-1]
-        for device in metadata.step_stats.dev_stats
+        for device in trace.step_stats.dev_stats
         for node in device.node_stats
-        if op in node.node_name or op in node.timeline_label
+        if re.search(rf" = \S*{op}\S*\(", node.timeline_label)
     }
 
 
-def test_two_towers_are_two_devices():
+@pytest.mark.parametrize("op", ["Conv2D", "Conv2DBackpropFilter", "FusedBatchNormV3", "FusedBatchNormGradV3"])
+def test_two_towers_are_two_devices(op):
+    assert devices_that_ran(op, ["/CPU:0", "/CPU:1"]) == {"CPU:0", "CPU:1"}
+    assert devices_that_ran(op, ["/CPU:1"]) == {"CPU:1"}
+
+
+def test_a_program_has_one_copy_of_the_network_a_device():
+    """The traced step itself: every tower's operations carry their own device."""
     run = make_trainable(towers=2, bn_placement="conv").start({}, [{}], 0, TWO)
-    assert devices_that_ran(run, "Conv2D") == {"CPU:0", "CPU:1"}
-
-
-def test_one_tower_is_one_device():
-    run = make_trainable(towers=1, bn_placement="conv").start({}, [{}], 0, ONE)
-    assert devices_that_ran(run, "Conv2D") == {"CPU:0"}
+    graph = run._program._train.get_concrete_function().graph.as_graph_def()
+    nodes = [node for function in graph.library.function for node in function.node_def]
+    placed = [node.device.rsplit("/", 1)[-1] for node in nodes if node.op == "Conv2D"]
+    assert sorted(placed) == ["device:CPU:0"] * 2 + ["device:CPU:1"] * 2

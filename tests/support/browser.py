@@ -36,10 +36,10 @@ def executable() -> str:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A running browser."""
+def chromium(*extra: str) -> Iterator[Browser]:
+    """A running browser; ``extra`` are further command-line arguments."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable(), args=list(ARGUMENTS))
+        browser = playwright.chromium.launch(executable_path=executable(), args=[*ARGUMENTS, *extra])
         try:
             yield browser
         finally:

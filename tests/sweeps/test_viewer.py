@@ -4,8 +4,6 @@ import hashlib
 import http.client
 import json
 import socket
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -15,9 +13,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from sweeps import viewer
 from sweeps.errors import InputError
+from tests.support.serving import PATIENCE_SECONDS, served
 from tests.support.studies import STUDY_NAME, write_study
-
-PATIENCE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -25,28 +22,6 @@ def journal(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("study") / "study.journal"
     write_study(path, trials=12)
     return path
-
-
-@contextmanager
-def served(journal: Path, **options):
-    """The port of a viewer over ``journal`` in a thread of this process."""
-    stop, ready, urls = threading.Event(), threading.Event(), []
-
-    def announce(url: str) -> None:
-        urls.append(url)
-        ready.set()
-
-    storage = JournalStorage(JournalFileBackend(str(journal)))
-    arguments = {"port": 0, "ready": announce, "stop": stop, **options}
-    thread = threading.Thread(target=viewer.serve, args=(storage,), kwargs=arguments)
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE_SECONDS)
-        yield int(urls[0].removeprefix("http://127.0.0.1:").removesuffix("/"))
-    finally:
-        stop.set()
-        thread.join(PATIENCE_SECONDS)
-    assert not thread.is_alive(), "stop ends it"
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +44,7 @@ def ask(port: int, path: str = "/", method: str = "GET", body: str | None = None
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
-        return response.status, dict(response.getheaders()), response.read().decode()
+        return response.status, dict(response.getheaders()), response.read().decode(errors="replace")
     finally:
         connection.close()
 

@@ -95,7 +95,7 @@ def test_the_top_says_what_came_out():
     assert "learning_rate 0.003, bn_placement conv, bn_order before, bn_momentum 0.99" in words
     for part in ("1 converged", "2 stalled", "2 diverged", "1 undetermined"):
         assert part in words
-    assert "Stalls with bn_placement logits (2 of 4); all others: 0 of 2." in words
+    assert "Stalls with bn_placement logits (2 of 4); all others: 0 of 1. 1 of 6 ended too early to tell." in words
     assert "1 × worker lost: the worker <b>died</b>" in words
     assert "not finished when this was written" in words
 

@@ -3,7 +3,7 @@
 import pytest
 
 from sweeps import report
-from sweeps.report.charts import COLOURS
+from sweeps.report.drawing import COLOURS
 from tests.support.browser import chromium, watched_page
 from tests.support.records import large_sweep, mixed_sweep, sweep
 

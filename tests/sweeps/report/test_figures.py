@@ -1,22 +1,18 @@
 """The figures: valid plotly, drawn from the right numbers, for any sweep."""
 
+import json
 import math
 import random
+from dataclasses import asdict
 
 import plotly.graph_objects as go
 import pytest
 
 from sweeps.records import CurvePoint, Score, TrialState, Verdict
-from sweeps.report.charts import (
-    COLOURS,
-    MAX_CURVES,
-    MAX_PANELS,
-    best_so_far,
-    learning_curves,
-    loss_over_parameter,
-    main_parameter,
-)
+from sweeps.report.curves import MAX_CURVES, best_so_far, learning_curves
+from sweeps.report.drawing import COLOURS
 from sweeps.report.figures import figures, importances
+from sweeps.report.scatter import MAX_PANELS, loss_over_parameter, main_parameter
 from tests.support.records import large_sweep, mixed_sweep, sweep, trial
 
 
@@ -68,6 +64,7 @@ def test_plotly_takes_every_figure_of_every_sweep(record):
     for figure in figures(record):
         for layout in (figure.layout, {**figure.layout, **figure.narrow}):
             go.Figure(figure.data, layout)  # Raises on anything that plotly does not know.
+        json.dumps(asdict(figure), allow_nan=False)  # Raises on what a browser could not read.
         assert figure.note, "a figure says what it shows, or why it is not there"
 
 

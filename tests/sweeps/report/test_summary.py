@@ -27,7 +27,7 @@ def placed(*spec):
     )
 
 
-S, C, D = Verdict.STALLED, Verdict.CONVERGED, Verdict.DIVERGED
+S, C, D, U = Verdict.STALLED, Verdict.CONVERGED, Verdict.DIVERGED, Verdict.UNDETERMINED
 
 
 def test_trajectories_not_trials_are_counted_and_running_ones_left_out():
@@ -48,9 +48,13 @@ SENTENCES = [
      "Stalls with bn_placement logits (2 of 3); all others: 1 of 3."),
     ([("logits", S), ("logits", S), ("fc", S), ("fc", S)],
      "Stalls with bn_placement fc (2 of 2), logits (2 of 2)."),
-    ([("logits", C), ("conv", D)], "No trajectory stalled, whatever the bn_placement."),
+    ([("logits", C), ("conv", D)], "No trajectory was seen to stall, whatever the bn_placement."),
     ([("logits", S), ("conv", C), ("conv", C)],
-     "1 of 3 trajectories stalled, but no bn_placement stalled in most of its trajectories."),
+     "1 of 3 trajectories stalled, but no bn_placement stalled in most of its own."),
+    ([("logits", S), ("logits", S), ("logits", U), ("logits", U), ("logits", U), ("conv", C), ("conv", U)],
+     "Stalls with bn_placement logits (2 of 2); all others: 0 of 1. 4 of 7 ended too early to tell."),
+    ([("logits", U), ("conv", C)],
+     "No trajectory was seen to stall, whatever the bn_placement. 1 of 2 ended too early to tell."),
 ]  # fmt: skip
 
 
