@@ -31,7 +31,7 @@ def _require(condition: bool, field: str, value: object, rule: str) -> None:
 def _check_types(section: str, settings: Any) -> None:
     """Types hold for whoever makes settings without a library that validates, such as a search over choices."""
     hints = get_type_hints(type(settings))
-    for name in (field.name for field in fields(settings)):
+    for name in (each.name for each in fields(settings)):
         hint, value = hints[name], getattr(settings, name)
         where = f"{section}.{name}"
         if get_origin(hint) is Literal:

@@ -301,7 +301,7 @@ def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: 
     if name == "inline":
         from sweeps.backends.inline import InlineBackend
 
-        return InlineBackend(spec)
+        return InlineBackend(spec, workers=settings.resources.workers)
     from sweeps.backends.ray import RayBackend
 
     return RayBackend(spec, workers=settings.resources.workers, address=address)

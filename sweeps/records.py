@@ -207,6 +207,10 @@ class SweepRecord:
     trials: tuple[TrialRecord, ...]
 
     def best(self) -> TrialRecord | None:
-        """The completed trial with the lowest value; the lower number wins a tie."""
-        done = [t for t in self.trials if t.state is TrialState.COMPLETE and t.value is not None]
-        return min(done, key=lambda t: (t.value, t.number), default=None)
+        """The completed trial with the lowest finite value; the lower number wins a tie."""
+        done = [
+            (trial.value, trial.number, trial)
+            for trial in self.trials
+            if trial.state is TrialState.COMPLETE and trial.value is not None and isfinite(trial.value)
+        ]
+        return min(done, key=lambda entry: entry[:2], default=(None, None, None))[2]

@@ -41,6 +41,8 @@ class RunFolder:
     """One sweep's folder on disk. Make it with ``create`` or ``open``."""
 
     path: Path
+    topmost_made: Path | None = None
+    """The folder that ``create`` had to make, or its outermost parent that it had to make."""
 
     @classmethod
     def create(cls, path: Path, sweep_toml: str) -> RunFolder:
@@ -49,11 +51,12 @@ class RunFolder:
             raise RunFolderError(
                 f"--out is {str(path)!r}, but must be a new folder (to go on with it: towersweep resume {path})"
             )
+        missing = [parent for parent in (path, *path.parents) if not parent.exists()]
         try:
             path.mkdir(parents=True)
             for name in ("curves", "checkpoints", "artifacts"):
                 (path / name).mkdir()
-            folder = cls(path)
+            folder = cls(path, missing[-1])
             write_atomically(folder.settings, sweep_toml.encode())
         except OSError as error:
             raise RunFolderError(
@@ -70,7 +73,7 @@ class RunFolder:
 
     def remove(self) -> None:
         """Take back a folder that was just created: the sweep never began."""
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.topmost_made or self.path)
 
     @property
     def settings(self) -> Path:
