@@ -42,6 +42,11 @@ def _check_types(section: str, settings: Any) -> None:
             _require(isinstance(value, (int, float)) and not isinstance(value, bool), where, value, "a number")
         elif hint is bool:
             _require(isinstance(value, bool), where, value, "true or false")
+        elif hint is str:
+            _require(isinstance(value, str), where, value, "a text")
+        elif get_origin(hint) is tuple:
+            whole = isinstance(value, tuple) and all(type(each) is int for each in value)
+            _require(whole, where, value, "a list of whole numbers")
 
 
 def _at_least(section: str, settings: object, **bounds: float) -> None:

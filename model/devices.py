@@ -6,7 +6,9 @@ A CPU serves as several towers through logical devices. GPUs are those that CUDA
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -14,8 +16,6 @@ import tensorflow as tf
 from model.config import SettingError
 
 logger = logging.getLogger(__name__)
-
-INTER_OP_THREADS = 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,9 @@ def place(num_towers: int, gpus_per_tower: float, threads: int, variable_placeme
     except RuntimeError:
         # TensorFlow runs already: its devices are fixed, and counting them below decides.
         logger.debug("devices were fixed before")
+    # The same parameters and seed give the same measurements on the same kind of device. Unlike the devices, this
+    # can still be asked for when TensorFlow runs already.
+    tf.config.experimental.enable_op_determinism()
     available = len(tf.config.list_logical_devices(kind))
     if available < num_towers:
         rule = f"at most the {available} {kind} devices that this process has"
@@ -48,14 +51,14 @@ def place(num_towers: int, gpus_per_tower: float, threads: int, variable_placeme
 
 def _configure(kind: str, num_towers: int, gpus_per_tower: float, threads: int) -> None:
     """Raises RuntimeError where TensorFlow has begun to run."""
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(INTER_OP_THREADS)
+    # Towers run side by side where there are threads for it, and take turns where the slot is one thread.
+    # Threads are split between them: kernels that fight for cores are slower than kernels of one thread each.
+    tf.config.threading.set_inter_op_parallelism_threads(min(num_towers, threads))
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, threads // num_towers))
     if kind == "GPU":
         _configure_gpus(num_towers, gpus_per_tower)
     else:
         _configure_cpu(num_towers)
-    # The same parameters and seed give the same measurements on the same kind of device.
-    tf.config.experimental.enable_op_determinism()
 
 
 def _configure_cpu(num_towers: int) -> None:
@@ -71,16 +74,37 @@ def _configure_gpus(num_towers: int, gpus_per_tower: float) -> None:
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
         return
-    towers_per_gpu = max(1, int(1 / gpus_per_tower))
-    for index, gpu in enumerate(gpus):
+    limits = memory_limits(num_towers, gpus_per_tower, [_gpu_memory(gpu) for gpu in _visible_gpus(len(gpus))])
+    for gpu, shares in zip(gpus, limits, strict=True):
+        configurations = [tf.config.LogicalDeviceConfiguration(memory_limit=limit) for limit in shares]
+        tf.config.set_logical_device_configuration(gpu, configurations)
+
+
+def memory_limits(num_towers: int, gpus_per_tower: float, memories: Sequence[int]) -> list[list[int]]:
+    """For each GPU, the memory limit (MiB) of each of its logical devices; the first GPUs are filled first.
+
+    ``memories``: each GPU's memory (MiB). ``gpus_per_tower``: a fraction below 1. A GPU that no tower needs is one
+    logical device.
+    """
+    towers_per_gpu = int(1 / gpus_per_tower)
+    limits = []
+    for index, memory in enumerate(memories):
         here = min(towers_per_gpu, num_towers - index * towers_per_gpu)
-        limit = int(gpus_per_tower * _gpu_memory_mebibytes(index))
-        tf.config.set_logical_device_configuration(
-            gpu, [tf.config.LogicalDeviceConfiguration(memory_limit=limit)] * max(here, 1)
-        )
+        limits.append([int(gpus_per_tower * memory)] * max(here, 1))
+    return limits
 
 
-def _gpu_memory_mebibytes(index: int) -> int:
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return int(lines[min(index, len(lines) - 1)])
+def _visible_gpus(count: int) -> list[str]:
+    """What nvidia-smi, which does not heed CUDA_VISIBLE_DEVICES, calls TensorFlow's GPUs 0, 1, ..."""
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(index) for index in range(count)]
+
+
+def _gpu_memory(gpu: str) -> int:
+    """The memory of a GPU, named by index or UUID, in MiB. Raises SettingError where nvidia-smi cannot tell."""
+    command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        rule = f"a whole number, as nvidia-smi cannot tell the memory of GPU {gpu} to be shared ({error})"
+        raise SettingError("resources.gpus_per_tower", "a fraction", rule) from error

@@ -57,11 +57,11 @@ class TrainingRun:
         self._decays = sorted({decay for _, decay in pairs if decay > 0})
         self._data = load(settings.data)
         self._program = _program(settings, self._data, placement)
+        counts = len(self._decays), len(self._momenta)
         if state is None:
-            counts = len(self._decays), len(self._momenta)
             snapshot, self._step = Snapshot.initial(self._program.layout, seed, *counts), 0
         else:
-            snapshot, self._step = checkpoint.load(state, key)
+            snapshot, self._step = checkpoint.load(state, key, Snapshot.shapes(self._program.layout, *counts))
         self._program.owner = self
         self._program.load(snapshot)
 

@@ -37,6 +37,13 @@ class Snapshot:
     shadows: Array
     moving: Array
 
+    @staticmethod
+    def shapes(layout: Layout, num_decays: int, num_momenta: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each array, by its name."""
+        p, s = layout.num_weights, 2 * layout.num_statistics
+        flat = dict.fromkeys(("weights", "first_moment", "second_moment"), (p,))
+        return {**flat, "shadows": (num_decays, p), "moving": (num_momenta, s)}
+
     @classmethod
     def initial(cls, layout: Layout, seed: int, num_decays: int, num_momenta: int) -> Snapshot:
         """A fresh run: shadows start at the initial weights, statistics at (0, 1)."""

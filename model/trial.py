@@ -103,6 +103,14 @@ class ToweredCNN:
         from model.run import TrainingRun
 
         settings = self.with_params(params)
+        if devices.num_towers != settings.model.towers:
+            # Towers split the batch and its statistics, so another number of them would be another trial.
+            rule = f"the number of devices given to the run, {devices.num_towers}"
+            raise SettingError("model.towers", settings.model.towers, rule)
+        if not readouts:
+            raise SettingError("readouts", list(readouts), "at least one, which may be empty")
+        if seed < 0:
+            raise SettingError("seed", seed, "at least 0")
         pairs = [self._readout(settings, readout) for readout in readouts]
         key = json.dumps({"settings": asdict(settings), "readouts": pairs, "seed": seed}, sort_keys=True)
         return TrainingRun(settings, pairs, seed, devices, key, state)

@@ -5,11 +5,14 @@ Commands wait until ``next_event`` carries them out. For debugging, for tests, a
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 
 from sweeps.backends import BackendEvent, Job, Measured, RunFailed, StateTaken, WorkerSpec
+from sweeps.backends.slots import Demand, Node, num_slots
 from sweeps.backends.worker import WorkerHost, to_failure
+from sweeps.doctor import gpu_names
 from sweeps.errors import ResourceError
 from sweeps.records import Measurement
 
@@ -17,11 +20,16 @@ SLOT = 0
 
 
 class InlineBackend:
-    """See ``sweeps.backends.Backend``. Raises ResourceError if more than one worker is asked for."""
+    """See ``sweeps.backends.Backend``.
+
+    Raises ResourceError if more than one worker is asked for, or more than this machine has.
+    """
 
     def __init__(self, spec: WorkerSpec, workers: int | str = "auto") -> None:
         if workers not in ("auto", 1):
             raise ResourceError(f"resources.workers is {workers}, but must be 1 with the inline backend")
+        here = Node(len(os.sched_getaffinity(0)), len(gpu_names()) if spec.gpus else 0)
+        num_slots([here], Demand(spec.cpus, spec.gpus), 1)
         self._host = WorkerHost(spec)
         self._job: Job | None = None
         self._commands: deque[Callable[[], BackendEvent]] = deque()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from sweeps.records import Failure, FailureKind, Measurement
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+
+ANSWER_SECONDS = 5.0
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -157,9 +160,10 @@ class RayBackend:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is not None:
             try:
+                _check_answers(address)
                 ray.init(address=address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                cause = str(error).splitlines()[0]
+            except (OSError, ValueError, RuntimeError) as error:
+                cause = _first_line(error)
                 raise ResourceError(
                     f"--address is {address!r}, but must be a Ray cluster's that answers ({cause})"
                 ) from error
@@ -179,6 +183,13 @@ class RayBackend:
         logger.info("slot %d: a fresh worker", slot)
         ray.kill(self._actors[slot], no_restart=True)
         self._make_actor(slot)
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing listens at host:port; Ray itself would try for two minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def _answer(reference: Any) -> Measurement | bytes | Failure:

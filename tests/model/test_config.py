@@ -28,6 +28,11 @@ from model.trial import ToweredCNN
         (lambda: ModelSettings(bn_gamma="yes"), "model.bn_gamma is 'yes', but must be true or false"),
         (lambda: TrainSettings(batch_size=64.5), "train.batch_size is 64.5, but must be a whole number"),
         (lambda: TrainSettings(weight_decay=True), "train.weight_decay is True, but must be a number"),
+        (lambda: ModelSettings(bn_placement=3), "model.bn_placement is 3, but must be a text"),
+        (lambda: ModelSettings(conv_widths=4), "model.conv_widths is 4, but must be a list of whole numbers"),
+        (lambda: ModelSettings(conv_widths=("a",)), "model.conv_widths is ('a',), but must be a list of whole"),
+        (lambda: ModelSettings(fc_widths=(4.5,)), "model.fc_widths is (4.5,), but must be a list of whole"),
+        (lambda: ModelSettings(fc_widths=(0,)), "model.fc_widths is [0], but must be widths of at least 1"),
         (lambda: TrainSettings(steps=0), "train.steps is 0, but must be at least 1"),
         (lambda: DataSettings(num_classes=1), "data.num_classes is 1, but must be at least 2"),
         (

@@ -150,3 +150,17 @@ def test_more_towers_than_devices_are_refused():
 
     with pytest.raises(SettingError, match=r"model\.towers is 3, but must be at most the 2 CPU devices"):
         make_trainable(towers=3, train=TrainSettings(batch_size=18)).start({}, [{}], 0, Devices(num_towers=3))
+
+
+@pytest.mark.parametrize(("towers", "devices"), [(1, TWO), (2, ONE)])
+def test_another_number_of_devices_than_of_towers_is_refused(towers, devices):
+    """Silently training on what is there would be another trial: towers split the batch and its statistics."""
+    with pytest.raises(SettingError, match=f"model.towers is {towers}, .* devices given to the run, {3 - towers}"):
+        make_trainable(towers=towers).start({}, [{}], 0, devices)
+
+
+def test_a_run_without_a_readout_or_with_a_negative_seed_is_refused():
+    with pytest.raises(SettingError, match=r"readouts is \[\], but must be at least one"):
+        make_trainable().start({}, [], 0, ONE)
+    with pytest.raises(SettingError, match="seed is -1, but must be at least 0"):
+        make_trainable().start({}, [{}], -1, ONE)

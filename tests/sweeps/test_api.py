@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna_dashboard._storage_url import get_storage
 
 from sweeps import launch, load_report, resume
 from sweeps.api import load_record
@@ -81,6 +82,27 @@ def test_pruning_follows_the_rungs(tmp_path):
         assert steps in ([10], [10, 30], [10, 30, 90])
         assert (steps[-1] == 90) == (trial.state.name == "COMPLETE")
         assert trial.user_attrs["reason"].startswith("reached" if steps[-1] == 90 else f"step {steps[-1]}: best")
+
+
+class Onlooker(Together):
+    """Opens the study while the sweep writes it, the way stock optuna-dashboard does, at every measurement."""
+
+    def __init__(self, path):
+        super().__init__(())
+        self.path = path
+        self.seen = []
+
+    def measured(self, *args, **kwargs):
+        study = optuna.load_study(study_name="quadratic", storage=get_storage(str(self.path / "study.journal")))
+        self.seen.append([trial.state.name for trial in study.trials])
+
+
+def test_others_can_open_the_study_while_the_sweep_writes(tmp_path):
+    onlooker = Onlooker(tmp_path / "run")
+    run(tmp_path / "run", onlooker)
+    assert onlooker.seen[0] == ["RUNNING", "RUNNING"]
+    assert [len(states) for states in onlooker.seen] == sorted(len(states) for states in onlooker.seen)
+    assert {"RUNNING", "COMPLETE", "PRUNED"} == set(onlooker.seen[-1])
 
 
 def test_the_best_few_checkpoints_are_kept(tmp_path):

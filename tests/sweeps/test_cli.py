@@ -130,6 +130,11 @@ def test_status_and_report_of_a_finished_sweep(finished):
             ["launch", "my.toml", "--set", "storage.url=postgresql+psycopg://me:s3cret@127.0.0.1:1/x"],
             "storage.url is 'postgresql+psycopg://me:***@127.0.0.1:1/x', but must be an Optuna storage",
         ),
+        (["launch", "my.toml", "--address", "127.0.0.1:1"], "must be a Ray cluster's that answers ([Errno 111]"),
+        (
+            ["launch", "my.toml", "--address", "auto"],
+            "--address is 'auto', but must be a Ray cluster's that answers",
+        ),
         (["launch", "my.toml", "--colour"], "no such option"),
         (["lunch"], "no such command 'lunch'"),
         (["status", "."], "run folder is '.', but must be a folder that holds a sweep.toml"),

@@ -16,6 +16,12 @@ class TestInline(BackendContract):
         with pytest.raises(ResourceError, match="workers is 2, but must be 1"):
             InlineBackend(spec(), workers=2)
 
+    def test_more_towers_than_devices_are_refused_with_the_shortage(self):
+        with pytest.raises(ResourceError, match=r"asks for 2 CPUs and 64 GPUs on one node.* GPUs short"):
+            InlineBackend(spec(cpus=2, gpus=64, towers=2))
+        with pytest.raises(ResourceError, match=r"asks for 4096 CPUs on one node.* CPUs short"):
+            InlineBackend(spec(cpus=4096))
+
     def test_an_interrupt_is_not_swallowed(self, make, monkeypatch):
         from tests.contracts.backend_contract import job
         from tests.support import trainables
