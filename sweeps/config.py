@@ -11,7 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from search_spaces import Categorical, Float, Int, Parameter, ParamValue, Space, SpaceError, presets
 from sweeps.errors import InputError, SettingsError, nearest
 from sweeps.trainable import Trainable, load_trainable
-from sweeps.validation import explain
+from sweeps.validation import explain, rule_broken
 
 BUILT_IN_TRAINABLE = "model.trial:ToweredCNN"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -161,26 +161,48 @@ class CoreSettings(Section):
     convergence: ConvergenceSettings = Field(default_factory=ConvergenceSettings)
 
 
+@dataclass(frozen=True, eq=False)
 class Sweep:
-    """A checked sweep: the core settings, the trainable's settings, and the space. Immutable by convention.
+    """A checked sweep: the core settings, the trainable's own (its ``Settings``), and the space.
 
-    Attributes of the core settings (``name``, ``search``, ``resources``, ...) are the sweep's own.
+    ``steps`` is the length of a whole trajectory, ``num_towers`` the devices that one uses at a time.
     """
 
-    def __init__(self, core: CoreSettings, settings: Any, space: Space, trainable: Trainable) -> None:
-        self.core = core
-        self.settings = settings
-        self.space = space
-        self.steps = trainable.steps
-        self.num_towers = trainable.num_towers
-        self.name, self.trainable = core.name, core.trainable
-        self.search, self.resources = core.search, core.resources
-        self.storage, self.convergence = core.storage, core.convergence
+    core: CoreSettings
+    settings: Any
+    space: Space
+    steps: int
+    num_towers: int
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sweep) and self.as_mapping() == other.as_mapping()
+    @property
+    def name(self) -> str:
+        """The sweep's and the study's name."""
+        return self.core.name
 
-    __hash__ = None  # type: ignore[assignment]  # Python's own way to say: equal by value, not hashable.
+    @property
+    def trainable(self) -> str:
+        """What is trained, as package.module:name."""
+        return self.core.trainable
+
+    @property
+    def search(self) -> SearchSettings:
+        """How the space is searched."""
+        return self.core.search
+
+    @property
+    def resources(self) -> ResourceSettings:
+        """What one trajectory may use."""
+        return self.core.resources
+
+    @property
+    def storage(self) -> StorageSettings:
+        """Where the study lives."""
+        return self.core.storage
+
+    @property
+    def convergence(self) -> ConvergenceSettings:
+        """What counts as converged, stalled or diverged."""
+        return self.core.convergence
 
     def as_mapping(self) -> dict[str, Any]:
         """The resolved settings, as a sweep file would hold them; a storage password is left out."""
@@ -242,7 +264,7 @@ def _build(mapping: dict[str, Any]) -> Sweep:
     space = _space(core.space, trainable)
     for baseline in core.search.baselines:
         _check_baseline(baseline, space)
-    return Sweep(core, settings, space, trainable)
+    return Sweep(core, settings, space, trainable.steps, trainable.num_towers)
 
 
 def _validated(kind: type[Any], mapping: dict[str, Any]) -> Any:
@@ -269,9 +291,7 @@ def _space(settings: SpaceSettings, trainable: Trainable) -> Space:
         try:
             trainable.check(probe)
         except ValueError as error:
-            if not hasattr(error, "field"):
-                raise
-            raise SettingsError(error.field, error.value, error.rule) from error  # type: ignore[attr-defined]
+            raise rule_broken(error) from error
     return space
 
 

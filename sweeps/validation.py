@@ -36,10 +36,8 @@ def explain(error: ValidationError, kind: type[Any]) -> SettingsError:
     finding = findings[0]
     path = [str(part) for part in finding["loc"]]
     cause = finding.get("ctx", {}).get("error")
-    if cause is not None and hasattr(
-        cause, "rule"
-    ):  # A rule of the trainable's own, which knows its field by the full name.
-        return SettingsError(cause.field, cause.value, cause.rule)
+    if cause is not None and hasattr(cause, "rule"):
+        return rule_broken(cause)
     value, place = finding["input"], _without_tags(path)
     if finding["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(kind, place[:-1])
@@ -49,6 +47,13 @@ def explain(error: ValidationError, kind: type[Any]) -> SettingsError:
     # Where several types are allowed, each says why it is not the one.
     same = [_rule(other) for other in findings if _without_tags([str(p) for p in other["loc"]]) == place]
     return SettingsError(".".join(place), value, " or ".join(dict.fromkeys(same)))
+
+
+def rule_broken(error: Any) -> SettingsError:
+    """A rule of the trainable's own, which knows its field by its full name. Any other ValueError is a bug."""
+    if not hasattr(error, "rule"):
+        raise error
+    return SettingsError(error.field, error.value, error.rule)
 
 
 def _rule(finding: Any) -> str:
