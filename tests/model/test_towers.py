@@ -58,7 +58,8 @@ def test_each_tower_uses_its_own_batch_statistics(placement, order):
     for result, share in zip(results, (slice(0, 6), slice(6, 12)), strict=True):
         loss, gradient, statistics = float64_loss(settings, layout, weights, images[share], labels[share])
         assert float(result.loss) == pytest.approx(loss, rel=1e-4)
-        np.testing.assert_allclose(result.gradient, gradient, rtol=2e-3, atol=2e-5)
+        # BN cancels the gradient of the biases before it: what is left there is rounding of the largest terms.
+        np.testing.assert_allclose(result.gradient, gradient, rtol=2e-3, atol=1e-3 * np.abs(gradient).max())
         np.testing.assert_allclose(result.statistics, statistics, rtol=1e-3, atol=1e-5)
 
 
@@ -92,7 +93,9 @@ def test_without_bn_two_towers_are_one_tower_on_the_whole_batch():
         layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [labels] * 2, tf.range(12)
     )
     whole = run_tower(layout, settings, tf.constant(weights), images, labels)
-    np.testing.assert_allclose((towers[0].gradient + towers[1].gradient) / 2, whole.gradient, rtol=1e-3, atol=1e-6)
+    rounding = 1e-5 * np.abs(whole.gradient).max()
+    mean = (towers[0].gradient + towers[1].gradient) / 2
+    np.testing.assert_allclose(mean, whole.gradient, rtol=1e-3, atol=rounding)
 
 
 def test_a_step_averages_the_towers_gradients():
