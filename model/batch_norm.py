@@ -1,37 +1,94 @@
-"""Batch normalization of one site: with the batch's own statistics in training, with given ones in evaluation."""
+"""Batch normalization of one site: with the batch's own statistics in training, with given ones in evaluation.
+
+Variances are the population's (divided by the number of values), as tf.nn.moments and TensorFlow r0.11 have it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
-
-def _as_image(x: tf.Tensor) -> tf.Tensor:
-    """[N, C] -> [N, 1, 1, C]: the fused kernel takes images only."""
-    return x if x.shape.rank == 4 else tf.reshape(x, [-1, 1, 1, x.shape[-1]])
+# normalized features, mean [C], variance [C]
+Normalized = tuple["tf.Tensor", "tf.Tensor", "tf.Tensor"]
 
 
-def _scale_and_offset(
-    channels: int, gamma: tf.Tensor | None, beta: tf.Tensor | None
-) -> tuple[tf.Tensor, tf.Tensor]:
-    scale = tf.ones([channels]) if gamma is None else gamma
-    return scale, tf.zeros([channels]) if beta is None else beta
-
-
-def normalize_batch(
-    x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None, epsilon: float
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def normalize_batch(x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None, epsilon: float) -> Normalized:
     """Training mode: ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``, over all axes but the last.
 
-    Returns the normalized x, the batch mean [C] and the batch's population variance [C] (divided by N*H*W, as
-    tf.nn.moments and TensorFlow r0.11 have it; the fused kernel's own output has Bessel's correction).
+    x: images [N, H, W, C] or features [N, C]. Returns the normalized x, the batch mean [C] and variance [C].
     """
-    images = _as_image(x)
-    scale, offset = _scale_and_offset(x.shape[-1], gamma, beta)
+    channels = x.shape[-1]
+    scale = tf.ones([channels]) if gamma is None else gamma
+    offset = tf.zeros([channels]) if beta is None else beta
+    if x.shape.rank == 4:
+        return _fused(x, scale, offset, epsilon)
+    found: Normalized = _two_pass(x, scale, offset, tf.constant(epsilon))
+    return found
+
+
+def _fused(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) -> Normalized:
+    """TensorFlow's own kernel: of all ways the fastest for images. Bessel's correction is taken out again."""
     normalized, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=images, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon, is_training=True
+        x=x, scale=scale, offset=offset, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
-    count = tf.cast(tf.reduce_prod(tf.shape(images)[:-1]), tf.float32)
-    return tf.reshape(normalized, tf.shape(x)), mean, variance * tf.maximum(count - 1.0, 1.0) / count
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+    return normalized, mean, variance * tf.maximum(count - 1.0, 1.0) / count
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _two_pass(
+    x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: tf.Tensor
+) -> tuple[Normalized, Callable[..., tuple[tf.Tensor, ...]]]:
+    """Written out: for features [N, C], whose few values the fused kernel takes several times as long for.
+
+    The gradient is Ioffe & Szegedy's (arXiv 1502.03167, section 3), gathered into two sums over the batch.
+    """
+    mean = tf.reduce_mean(x, axis=0)
+    centred = x - mean
+    variance = tf.reduce_mean(centred * centred, axis=0)
+    inverse = tf.math.rsqrt(variance + epsilon)
+    normal = centred * inverse
+
+    def gradient(upstream: tf.Tensor, _mean: tf.Tensor, _variance: tf.Tensor) -> tuple[tf.Tensor | None, ...]:
+        # Mean and variance leave for the moving statistics alone, which nothing is trained through.
+        count = tf.cast(tf.shape(x)[0], x.dtype)
+        mean_offset = tf.reduce_mean(upstream, axis=0)
+        mean_scale = tf.reduce_mean(upstream * normal, axis=0)
+        inner = scale * inverse * (upstream - mean_offset - normal * mean_scale)
+        return inner, count * mean_scale, count * mean_offset, None
+
+    return (normal * scale + offset, mean, variance), gradient
+
+
+def normalize_synchronized(
+    towers: Sequence[tf.Tensor],
+    gammas: Sequence[tf.Tensor | None],
+    betas: Sequence[tf.Tensor | None],
+    epsilon: float,
+    devices: Sequence[str],
+) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+    """Training mode with the statistics of all towers' equal shares together; differentiated across towers.
+
+    Returns each tower's normalized features, and the mean [C] and variance [C] that they share. Two rounds between
+    the towers, one for the mean and one for the variance, so that large offsets cost no digits.
+    """
+
+    def mean_over_towers(values: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        parts = []
+        for device, x in zip(devices, towers, strict=True):
+            with tf.device(device):
+                parts.append(tf.reduce_mean(values(x), axis=list(range(x.shape.rank - 1))))
+        with tf.device(devices[0]):
+            return tf.add_n(parts) / len(parts)
+
+    mean = mean_over_towers(lambda x: x)
+    variance = mean_over_towers(lambda x: tf.math.squared_difference(x, mean))
+    normalized = []
+    for device, x, gamma, beta in zip(devices, towers, gammas, betas, strict=True):
+        with tf.device(device):
+            normalized.append(tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon))
+    return normalized, mean, variance
 
 
 def normalize_with(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.training import Snapshot
 
-FORMAT = 1
+FORMAT = 2
 
 # What zipfile and NumPy raise for damaged archives. A damaged flag makes a member look encrypted: RuntimeError,
 # NotImplementedError being one.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
-from model.config import SettingError
+from model.checks import SettingError
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,17 @@ def _configure_gpus(num_towers: int, gpus_per_tower: float) -> None:
     for gpu, shares in zip(gpus, limits, strict=True):
         configurations = [tf.config.LogicalDeviceConfiguration(memory_limit=limit) for limit in shares]
         tf.config.set_logical_device_configuration(gpu, configurations)
+
+
+def memory_mib(placement: Placement) -> float:
+    """The most memory (MiB) that the towers' GPUs have held at a time; on CPU, that this process has."""
+    if placement.towers[0].startswith("/CPU"):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / 2**20 if sys.platform == "darwin" else most / 2**10
+    used = [tf.config.experimental.get_memory_info(tower.lstrip("/"))["peak"] for tower in placement.towers]
+    return float(sum(used)) / 2**20
 
 
 def memory_limits(num_towers: int, gpus_per_tower: float, memories: Sequence[int]) -> list[list[int]]:

@@ -16,7 +16,11 @@ class Score:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """``train_loss`` is the mean over the steps since the previous point; ``score`` the first readout's."""
+    """``train_loss`` is the mean over the steps since the previous point; ``score`` the first readout's.
+
+    ``metrics``: l2_loss, gradient_norm (means over the same steps, the norm before clipping); logits_stddev and
+    the entries of ``model.diagnostics`` at the step itself; images_per_second, memory_mib where a call ended.
+    """
 
     step: int
     train_loss: float
@@ -26,9 +30,13 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The points since the previous measurement, and one score a readout at ``step``."""
+    """The points since the previous measurement, and one score a readout at ``step``.
+
+    ``references``: losses with a name, that a plateau may be compared with.
+    """
 
     step: int
     curve: tuple[CurvePoint, ...]
     scores: tuple[Score, ...]
     seconds: float
+    references: Mapping[str, float] = field(default_factory=dict)

@@ -13,9 +13,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 
-def initial_statistics(num_momenta: int, num_statistics: int) -> NDArray[np.float32]:
-    """[momenta, 2 S]: means 0, then variances 1, as tf.contrib.layers.batch_norm starts."""
-    row = np.concatenate([np.zeros(num_statistics, np.float32), np.ones(num_statistics, np.float32)])
+def initial_statistics(
+    num_momenta: int, num_statistics: int, mean: float = 0.0, variance: float = 1.0
+) -> NDArray[np.float32]:
+    """[momenta, 2 S]: means, then variances; by default 0 and 1, as tf.contrib.layers.batch_norm starts."""
+    row = np.repeat(np.array([mean, variance], np.float32), num_statistics)
     return np.tile(row, (num_momenta, 1))
 
 
@@ -37,6 +39,17 @@ def update_statistics(moving: tf.Tensor, momenta: tf.Tensor, towers: Sequence[tf
     return moving
 
 
+def zero_debiased(moving: tf.Tensor, momenta: tf.Tensor, updates: tf.Tensor) -> tf.Tensor:
+    """Moving means that started at 0, divided by what weight ``updates`` batches have together.
+
+    moving: [M, 2 S]; momenta: [M]; updates: []. The variances stay as they are, as in
+    tf.contrib.layers.batch_norm(zero_debias_moving_mean=True). Before the first update nothing is divided.
+    """
+    means, variances = tf.split(moving, 2, axis=1)
+    weight = 1.0 - tf.pow(momenta, tf.cast(updates, tf.float32))
+    return tf.concat([means / tf.where(weight > 0, weight, 1.0)[:, tf.newaxis], variances], axis=1)
+
+
 def effective_decays(decays: tf.Tensor, step: tf.Tensor, *, warmup: bool) -> tf.Tensor:
     """[D]: with warm-up ``min(decay, (1 + t) / (10 + t))``, t being the steps done (num_updates in TensorFlow)."""
     if not warmup:
@@ -45,6 +58,7 @@ def effective_decays(decays: tf.Tensor, step: tf.Tensor, *, warmup: bool) -> tf.
     return tf.minimum(decays, (1.0 + t) / (10.0 + t))
 
 
-def update_shadows(shadows: tf.Tensor, decays: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """``shadow <- decay * shadow + (1 - decay) * variable``. shadows: [D, P]; decays: [D]; weights: [P]."""
-    return shadows - (1.0 - decays[:, tf.newaxis]) * (shadows - weights)
+def update_shadows(shadows: tf.Tensor, decays: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """``shadow <- decay * shadow + (1 - decay) * value``. shadows: [D, ...]; decays: [D]; values: [...]."""
+    weight = tf.reshape(1.0 - decays, [-1] + [1] * values.shape.rank)
+    return shadows - weight * (shadows - values)

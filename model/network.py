@@ -6,7 +6,7 @@ instead of many small ones. ``Layout`` says where each variable stands in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,6 +18,9 @@ from model.config import ModelSettings
 
 # normalize(site name, features [N, ..., C], gamma [C] or None, beta [C] or None) -> features
 Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
+
+# What a pass asks for at a site of batch normalization: the arguments of normalize. It is sent the features.
+Site = tuple[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -99,16 +102,17 @@ def make_layout(model: ModelSettings, image_shape: tuple[int, int, int], num_cla
         return tutorial if model.initializer == "tutorial" else (2 / fan_in) ** 0.5
 
     add_bn("input", "input", channels)
-    for index, filters in enumerate(model.conv_widths, start=1):
-        shape = (model.kernel_size, model.kernel_size, channels, filters)
+    positive = 0.1 if model.initializer == "tutorial" else 0.0  # Biases of all layers but the first and the last.
+    for index, (filters, size) in enumerate(zip(model.convolutions, model.kernels, strict=True), start=1):
+        shape = (size, size, channels, filters)
         variables.append(Variable(f"conv{index}/kernel", shape, stddev(prod(shape[:3]), 5e-2)))
-        variables.append(Variable(f"conv{index}/bias", (filters,)))
+        variables.append(Variable(f"conv{index}/bias", (filters,), constant=positive if index > 1 else 0.0))
         add_bn("conv", f"conv{index}", filters)
-        height, width, channels = height // 2, width // 2, filters
+        height, width, channels = model.pooled(height), model.pooled(width), filters
     features = height * width * channels
-    for index, units in enumerate(model.fc_widths, start=1):
+    for index, units in enumerate(model.fully_connected, start=1):
         kernel = Variable(f"fc{index}/kernel", (features, units), stddev(features, 4e-2), penalised=True)
-        variables += [kernel, Variable(f"fc{index}/bias", (units,))]
+        variables += [kernel, Variable(f"fc{index}/bias", (units,), constant=positive)]
         add_bn("fc", f"fc{index}", units)
         features = units
     # Small logits, as in the tutorial (1 / fan-in), so that training starts at ln C.
@@ -128,26 +132,55 @@ def forward(
     layout: Layout, model: ModelSettings, weights: Sequence[tf.Tensor], images: tf.Tensor, normalize: Normalize
 ) -> tf.Tensor:
     """Logits [N, classes] of images [N, H, W, C]; ``normalize`` is batch or moving normalization."""
+    steps = forward_steps(layout, model, weights, images)
+    features = None
+    while True:
+        try:
+            site = steps.send(features)
+        except StopIteration as end:
+            return end.value
+        features = normalize(*site)
+
+
+def forward_steps(
+    layout: Layout, model: ModelSettings, weights: Sequence[tf.Tensor], images: tf.Tensor
+) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
+    """The same pass, halting at every site of batch normalization, where towers can wait for each other."""
     by_name = {variable.name: weight for variable, weight in zip(layout.variables, weights, strict=True)}
 
-    def bn(site: str, name: str, x: tf.Tensor) -> tf.Tensor:
+    def bn(site: str, name: str, x: tf.Tensor) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
         if site not in model.sites:
             return x
-        return normalize(name, x, by_name.get(f"{name}/gamma"), by_name.get(f"{name}/beta"))
+        return (yield name, x, by_name.get(f"{name}/gamma"), by_name.get(f"{name}/beta"))
 
-    def activate(site: str, name: str, x: tf.Tensor) -> tf.Tensor:
+    def activate(site: str, name: str, x: tf.Tensor) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
         if model.bn_order == "pre":
-            return tf.nn.relu(bn(site, name, x))
-        return bn(site, name, tf.nn.relu(x))
+            return tf.nn.relu((yield from bn(site, name, x)))
+        return (yield from bn(site, name, tf.nn.relu(x)))
 
-    x = bn("input", "input", images)
-    for index in range(1, len(model.conv_widths) + 1):
+    x = yield from bn("input", "input", images)
+    for index in range(1, len(model.convolutions) + 1):
         name = f"conv{index}"
         x = tf.nn.conv2d(x, by_name[f"{name}/kernel"], strides=1, padding="SAME")
-        x = activate("conv", name, tf.nn.bias_add(x, by_name[f"{name}/bias"]))
-        x = tf.nn.max_pool2d(x, ksize=2, strides=2, padding="VALID")
+        x = yield from activate("conv", name, tf.nn.bias_add(x, by_name[f"{name}/bias"]))
+        x = _pool(model, x, first=index == 1)
     x = tf.reshape(x, [-1, prod(x.shape[1:])])
-    for index in range(1, len(model.fc_widths) + 1):
+    for index in range(1, len(model.fully_connected) + 1):
         name = f"fc{index}"
-        x = activate("fc", name, tf.matmul(x, by_name[f"{name}/kernel"]) + by_name[f"{name}/bias"])
-    return bn("logits", "logits", tf.matmul(x, by_name["logits/kernel"]) + by_name["logits/bias"])
+        x = yield from activate("fc", name, tf.matmul(x, by_name[f"{name}/kernel"]) + by_name[f"{name}/bias"])
+    logits = tf.matmul(x, by_name["logits/kernel"]) + by_name["logits/bias"]
+    return (yield from bn("logits", "logits", logits))
+
+
+def _pool(model: ModelSettings, x: tf.Tensor, *, first: bool) -> tf.Tensor:
+    if model.network == "small":
+        return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="VALID")
+    if model.lrn and not first:
+        x = _local_response_normalization(x)
+    x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")
+    return _local_response_normalization(x) if model.lrn and first else x
+
+
+def _local_response_normalization(x: tf.Tensor) -> tf.Tensor:
+    """With the tutorial's constants (cifar10.py; Krizhevsky et al., 2012)."""
+    return tf.nn.local_response_normalization(x, depth_radius=4, bias=1.0, alpha=0.001 / 9.0, beta=0.75)

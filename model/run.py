@@ -4,37 +4,43 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from model import checkpoint
-from model.config import ModelSettings, TrialSettings
+from model.config import TrialSettings, check_images
 from model.data import Dataset, Part, batch_indices, load
-from model.devices import Placement, place
+from model.devices import Placement, memory_mib, place
 from model.measurement import CurvePoint, Measurement, Score
-from model.network import make_layout
-from model.training import Program, Snapshot
+from model.reference_losses import references
+from model.schedule import learning_rates
+from model.training import Hyper, Program, Readouts, Snapshot, StepLog, Structure
 
 if TYPE_CHECKING:
     from model.trial import Devices
 
 NOT_A_NUMBER = Score(float("nan"), float("nan"))
 
-# Traced programs of this process, by structure. A worker meets few structures, and each takes about a second.
-_programs: dict[tuple[Any, ...], Program] = {}
+# Metrics that tell of the machine, not of the trial: they differ from run to run.
+OF_THE_MACHINE = ("images_per_second", "memory_mib")
+
+# Traced programs of this process, by structure, the latest used last. Each takes about a second to trace, and
+# holds a graph and a copy of the data.
+_programs: dict[tuple[Structure, Placement], Program] = {}
+MAX_PROGRAMS = 16
 
 
 def _program(settings: TrialSettings, data: Dataset, placement: Placement) -> Program:
-    model = settings.model
-    # Readouts are tensors; two settings that differ in nothing else share a program.
-    structure = ModelSettings(**{**vars(model), "bn_momentum": 0.0, "ema_decay": 0.0})
-    key = (structure, settings.data, settings.train.batch_size, placement)
-    if key not in _programs:
-        layout = make_layout(model, data.train.images.shape[1:], data.num_classes)
-        _programs[key] = Program(layout, model, settings.train.batch_size, placement, data)
-    return _programs[key]
+    key = (Structure.of(settings), placement)
+    program = _programs.pop(key, None) or Program(key[0], placement, data)
+    _programs[key] = program
+    if len(_programs) > MAX_PROGRAMS:
+        del _programs[next(iter(_programs))]
+    return program
 
 
 class TrainingRun:
@@ -52,16 +58,22 @@ class TrainingRun:
         placement = place(
             devices.num_towers, devices.gpus_per_tower, devices.threads, settings.model.variable_placement
         )
-        self._settings, self._pairs, self._seed, self._key = settings, list(pairs), seed, key
+        train = settings.train
+        self._settings, self._pairs, self._key, self._placement = settings, list(pairs), key, placement
+        self._order_seed = seed if train.order_seed is None else train.order_seed
         self._momenta = sorted({momentum for momentum, _ in pairs})
         self._decays = sorted({decay for _, decay in pairs if decay > 0})
         self._data = load(settings.data)
+        check_images(settings, len(self._data.train.labels), self._data.image_shape)
+        self._references = references(settings, self._data.num_classes, self._data.label_entropy())
         self._program = _program(settings, self._data, placement)
+        shape = self._program.layout, self._program.structure
         counts = len(self._decays), len(self._momenta)
         if state is None:
-            snapshot, self._step = Snapshot.initial(self._program.layout, seed, *counts), 0
+            init_seed = seed if train.init_seed is None else train.init_seed
+            snapshot, self._step = Snapshot.initial(*shape, init_seed, *counts), 0
         else:
-            snapshot, self._step = checkpoint.load(state, key, Snapshot.shapes(self._program.layout, *counts))
+            snapshot, self._step = checkpoint.load(state, key, Snapshot.shapes(*shape, *counts))
         self._program.owner = self
         self._program.load(snapshot)
 
@@ -76,20 +88,18 @@ class TrainingRun:
         points: list[CurvePoint] = []
         while self._step < to_step:
             target = min(to_step, (self._step // every + 1) * every)
-            losses, penalties = self._train_to(target)
-            chunk = self._points(target, losses, penalties)
-            if not np.isfinite(losses).all():
-                last = CurvePoint(to_step, float("nan"), NOT_A_NUMBER)
-                self._step = to_step
-                scores = (NOT_A_NUMBER,) * len(self._pairs)
-                points += [point for point in chunk if point.step < to_step]
-                return Measurement(to_step, (*points, last), scores, time.monotonic() - began)
-            if target < to_step:
-                chunk[-1] = _with_score(chunk[-1], self._score(self._pairs[0], self._data.eval))
+            chunk, finite = self._train_to(target)
             points += chunk
+            if not finite:
+                self._step = to_step
+                last = CurvePoint(to_step, float("nan"), NOT_A_NUMBER)
+                points = [*(point for point in points if point.step < to_step), last]
+                return self._measurement(points, (NOT_A_NUMBER,) * len(self._pairs), began)
+            if target < to_step:
+                points[-1] = replace(points[-1], score=self._score(self._pairs[0], self._data.eval))
         scores = tuple(self._score(pair, self._data.eval) for pair in self._pairs)
-        points[-1] = _with_score(points[-1], scores[0])
-        return Measurement(to_step, tuple(points), scores, time.monotonic() - began)
+        points[-1] = replace(points[-1], score=scores[0])
+        return self._measurement(points, scores, began)
 
     def state(self) -> bytes:
         """Everything that is needed to go on from here in another process."""
@@ -103,15 +113,13 @@ class TrainingRun:
     def evaluation_matrix(self, which: int) -> list[dict[str, Any]]:
         """Loss and accuracy for each kind of weights, of statistics, and each held-out part."""
         momentum, decay = self._pairs[which]
-        weights = {"raw": self._program.weights_for(None)}
-        if decay > 0:
-            weights["averaged"] = self._program.weights_for(self._decays.index(decay))
         rows = []
-        for weights_name, flat in weights.items():
-            for statistics_name, statistics in self._statistics(flat, momentum).items():
+        for weights_name in ("raw", "averaged") if decay > 0 else ("raw",):
+            weights = self._weights(weights_name, decay)
+            for statistics_name in self._kinds_of_statistics(decay):
                 for part_name in ("eval", "test"):
-                    part: Part = getattr(self._data, part_name)
-                    score = self._program.evaluator.score(flat, statistics, part)
+                    part = getattr(self._data, part_name)
+                    score = self._evaluate(weights, statistics_name, momentum, decay, part)
                     rows.append(
                         {
                             "weights": weights_name,
@@ -123,13 +131,15 @@ class TrainingRun:
                     )
         return rows
 
-    def _statistics(self, flat: Any, momentum: float) -> dict[str, Any]:
-        moving = self._program.statistics_for(self._momenta.index(momentum))
-        if not self._settings.model.sites:
-            return {"none": moving}
-        batch = self._settings.train.batch_size
-        again = self._program.evaluator.reestimate(flat, self._data.train, batch)
-        return {"batch": None, "moving": moving, "re-estimated": again}
+    def _kinds_of_statistics(self, decay: float) -> list[str]:
+        model = self._settings.model
+        if not model.sites:
+            return ["none"]
+        averaged = ["averaged"] if model.ema_statistics and decay > 0 else []
+        return ["batch", "moving", *averaged, "re-estimated"]
+
+    def _measurement(self, points: list[CurvePoint], scores: tuple[Score, ...], began: float) -> Measurement:
+        return Measurement(self._step, tuple(points), scores, time.monotonic() - began, self._references)
 
     def _check(self, to_step: int) -> None:
         if self._program.owner is not self:
@@ -137,35 +147,83 @@ class TrainingRun:
         if to_step <= self._step:
             raise ValueError(f"to_step is {to_step}, but must be above the current step, {self._step}")
 
-    def _train_to(self, target: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _train_to(self, target: int) -> tuple[list[CurvePoint], bool]:
+        """The curve up to ``target``, and whether all its losses are finite."""
+        began, first = time.monotonic(), self._step
+        ends = self._ends(first, target)
+        log = self._run_steps(first, target, ends)
+        seconds = time.monotonic() - began
+        self._step = target
+        points = self._points(first, ends, log)
+        of_the_machine = {
+            "images_per_second": (target - first) * self._settings.train.batch_size / seconds,
+            "memory_mib": memory_mib(self._placement),
+        }
+        points[-1] = replace(points[-1], metrics={**points[-1].metrics, **of_the_machine})
+        return points, bool(np.isfinite(log.losses).all())
+
+    def _run_steps(self, first: int, target: int, ends: Sequence[int]) -> StepLog:
         train = self._settings.train
         num_images = len(self._data.train.labels)
-        indices = batch_indices(self._seed, num_images, train.batch_size, self._step, target)
+        reported = np.zeros(target - first, bool)
+        reported[np.array(ends) - first - 1] = True
+        momentum, decay = self._pairs[0]
+        watched = self._momenta.index(momentum), self._decays.index(decay) if decay > 0 else len(self._decays)
         return self._program.train(
-            indices, self._step, train.learning_rate, train.weight_decay, self._momenta, self._decays
+            batch_indices(self._order_seed, num_images, train.batch_size, first, target),
+            reported,
+            learning_rates(train, first, target),
+            first,
+            self._order_seed % 2**63,
+            Hyper.of(train),
+            Readouts(self._momenta, self._decays, watched),
         )
 
-    def _points(
-        self, target: int, losses: NDArray[np.float32], penalties: NDArray[np.float32]
-    ) -> list[CurvePoint]:
-        """Points at every ``report_every``-th step up to ``target``, and one at ``target``; moves to it."""
-        every, first = self._settings.train.report_every, self._step
-        ends = [*(step for step in range(first + 1, target) if step % every == 0), target]
+    def _ends(self, first: int, target: int) -> list[int]:
+        """Every ``report_every``-th step up to ``target``, and ``target``."""
+        every = self._settings.train.report_every
+        return [*(step for step in range(first + 1, target) if step % every == 0), target]
+
+    def _points(self, first: int, ends: Sequence[int], log: StepLog) -> list[CurvePoint]:
         points, start = [], 0
         for end in ends:
-            window = slice(start, end - first)
-            loss = float(np.mean(losses[window], dtype=np.float64))
-            points.append(CurvePoint(end, loss, metrics={"l2_loss": float(penalties[window][-1])}))
+            window, last = slice(start, end - first), end - first - 1
+            metrics = {
+                "l2_loss": _mean(log.penalties[window]),
+                "gradient_norm": _mean(log.gradient_norms[window]),
+                "logits_stddev": float(log.logits_stddevs[last]),
+            }
+            diagnostics = zip(self._program.diagnostics.names, log.diagnostics[last], strict=True)
+            metrics |= {name: float(value) for name, value in diagnostics}
+            points.append(CurvePoint(end, _mean(log.losses[window]), metrics=metrics))
             start = end - first
-        self._step = target
         return points
 
     def _score(self, pair: tuple[float, float], part: Part) -> Score:
+        """As ``train.eval_weights`` and ``train.eval_statistics`` say."""
+        train = self._settings.train
         momentum, decay = pair
-        weights = self._program.weights_for(self._decays.index(decay) if decay > 0 else None)
-        statistics = self._program.statistics_for(self._momenta.index(momentum))
-        return self._program.evaluator.score(weights, statistics, part)
+        kind = "averaged" if decay > 0 and train.eval_weights != "raw" else "raw"
+        statistics = train.eval_statistics if self._settings.model.sites else "none"
+        return self._evaluate(self._weights(kind, decay), statistics, momentum, decay, part)
+
+    def _weights(self, kind: str, decay: float) -> tf.Tensor:
+        return self._program.weights_for(self._decays.index(decay) if kind == "averaged" else None)
+
+    def _evaluate(self, weights: tf.Tensor, statistics: str, momentum: float, decay: float, part: Part) -> Score:
+        program, evaluator, row = self._program, self._program.evaluator, self._momenta.index(momentum)
+        batch_size = self._settings.train.batch_size
+        match statistics:
+            case "batch":
+                return evaluator.score_by_batch(weights, part, batch_size // self._settings.model.towers)
+            case "averaged":
+                given = program.averaged_statistics_for(row, self._decays.index(decay))
+            case "re-estimated":
+                given = evaluator.reestimate(weights, self._data.train, batch_size)
+            case _:
+                given = program.statistics_for(row, momentum, self._step)
+        return evaluator.score(weights, given, part)
 
 
-def _with_score(point: CurvePoint, score: Score) -> CurvePoint:
-    return CurvePoint(point.step, point.train_loss, score, point.metrics)
+def _mean(values: NDArray[np.float32]) -> float:
+    return float(np.mean(values, dtype=np.float64))

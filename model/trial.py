@@ -11,7 +11,10 @@ from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from model.config import ModelSettings, SettingError, TrainSettings, TrialSettings
+from model.checks import SettingError
+from model.config import ModelSettings, TrainSettings, TrialSettings, check_images
+from model.consistency import check_consistent
+from model.presets import PRESETS, expand
 
 if TYPE_CHECKING:
     from model.run import TrainingRun
@@ -43,6 +46,8 @@ class ToweredCNN:
     """The towered batch-norm CNN. BN momentum and EMA decay are readouts: they cannot change the weights."""
 
     Settings: ClassVar[type[TrialSettings]] = TrialSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = PRESETS
+    expand = staticmethod(expand)
 
     def __init__(self, settings: TrialSettings) -> None:
         self.settings = settings
@@ -66,8 +71,21 @@ class ToweredCNN:
         return self.settings.model.towers
 
     def check(self, params: Params) -> None:
-        """Raise SettingError if these parameters cannot be run."""
-        self.with_params(params)
+        """Raise SettingError if these parameters, trajectory's and readout's, cannot be run."""
+        check_consistent(self.with_params(params), params)
+
+    def check_data(self) -> str:
+        """Read what the settings name from disk, if anything, and check it: a line that sums it up, or "".
+
+        Raises SettingError. Imports no TensorFlow; what would have to be downloaded is left to the workers.
+        """
+        if not self.settings.data.path:
+            return ""
+        from model.data import load
+
+        data = load(self.settings.data)
+        check_images(self.settings, len(data.train.labels), data.image_shape)
+        return data.summary()
 
     def with_params(self, params: Params) -> TrialSettings:
         """The settings with ``params`` put in their places. Raises SettingError."""
@@ -111,7 +129,10 @@ class ToweredCNN:
             raise SettingError("readouts", list(readouts), "at least one, which may be empty")
         if seed < 0:
             raise SettingError("seed", seed, "at least 0")
-        pairs = [self._readout(settings, readout) for readout in readouts]
+        for readout in readouts:
+            self._check_readout(readout)
+            self.check({**params, **readout})
+        pairs = [self._pair(settings, readout) for readout in readouts]
         key = json.dumps({"settings": asdict(settings), "readouts": pairs, "seed": seed}, sort_keys=True)
         return TrainingRun(settings, pairs, seed, devices, key, state)
 
@@ -124,18 +145,20 @@ class ToweredCNN:
         devices: Devices,
         state: bytes,
     ) -> list[dict[str, Any]]:
-        """The matrix {raw, averaged} x {moving, batch, re-estimated} of loss and accuracy on eval and test.
+        """The matrix {raw, averaged} x {batch, moving, re-estimated} of loss and accuracy on eval and test.
 
         Restores ``state`` and reads it with readout number ``which``. Rows: weights, statistics, part, loss,
         accuracy. Statistics other than "none" appear only where there is BN, averaged weights only with an EMA.
         """
         return self.start(params, readouts, seed, devices, state).evaluation_matrix(which)
 
-    def _readout(self, settings: TrialSettings, readout: Params) -> tuple[float, float]:
-        """(momentum, decay), checked; what a readout leaves open is as the settings say."""
+    def _check_readout(self, readout: Params) -> None:
         unknown = set(readout) - READOUTS
         if unknown:
             raise SettingError("readout", sorted(unknown)[0], f"one of {', '.join(sorted(READOUTS))}")
+
+    def _pair(self, settings: TrialSettings, readout: Params) -> tuple[float, float]:
+        """(momentum, decay); what a readout leaves open is as the settings say."""
         model = replace(settings.model, **readout)
         return float(model.bn_momentum), float(model.ema_decay)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import config, step
-from sweeps.convergence import verdict
+from sweeps.convergence import plateau, verdict
 from sweeps.doctor import package_versions
 from sweeps.errors import InputError, SettingsError, SweepFailedError
 from sweeps.history import History, SweepFacts, assemble, read_history
@@ -78,10 +78,12 @@ def launch(
     all_overrides = [*overrides, *(f"{key}={value}" for key, value in asked.items() if value is not None)]
     settings = _load(sweep, all_overrides)
     _check_backend(backend)
+    summary = config.check_data(settings)
     folder = RunFolder.create(Path(out) if out else Path("runs") / settings.name, config.to_toml(settings))
     try:
         with folder.lock():
             study = _create_study(settings, folder)
+            folder.log.write_text(f"data: {summary}\n" if summary else "")
             try:
                 return _drive(settings, folder, study, step.State(), 0.0, backend, address, listener)
             except InputError:
@@ -111,6 +113,7 @@ def resume(
     run_folder = RunFolder.open(Path(folder))
     _check_backend(backend)
     settings = _extended(run_folder, trajectories, time_budget)
+    config.check_data(settings)
     with run_folder.lock():
         study = _load_study(settings, run_folder)
         history = read_history(read_entries(run_folder.curves))
@@ -316,7 +319,8 @@ def _record(settings: config.Sweep, study: Study, history: History) -> SweepReco
         roles=settings.space.roles,
         total_steps=settings.steps,
     )
-    return assemble(facts, study.stored_trials(), history, partial(_judge, settings))
+    locate = partial(plateau, thresholds=settings.convergence)
+    return assemble(facts, study.stored_trials(), history, partial(_judge, settings), locate)
 
 
 def _judge(settings: config.Sweep, steps: Sequence[int], train_loss: Sequence[float]) -> Verdict:

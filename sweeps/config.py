@@ -258,13 +258,37 @@ def _build(mapping: dict[str, Any]) -> Sweep:
         if key not in sections:
             raise SettingsError(key, mapping[key], f"a known section or key{nearest(key, sections)}")
     core = _validated(CoreSettings, {k: v for k, v in mapping.items() if k not in own_sections})
-    settings = _validated(trainable_class.Settings, {k: v for k, v in mapping.items() if k in own_sections})
+    own = _expanded(trainable_class, {k: v for k, v in mapping.items() if k in own_sections})
+    settings = _validated(trainable_class.Settings, own)
     trainable = trainable_class(settings)
     _check_gpus(core.resources.gpus_per_tower, trainable.num_towers)
     space = _space(core.space, trainable)
     for baseline in core.search.baselines:
         _check_baseline(baseline, space)
     return Sweep(core, settings, space, trainable.steps, trainable.num_towers)
+
+
+def check_data(sweep: Sweep) -> str:
+    """Let the trainable read and check the data that its settings name, if it can: a line that sums it up, or "".
+
+    Raises SettingsError.
+    """
+    trainable = load_trainable(sweep.trainable)(sweep.settings)
+    if not hasattr(trainable, "check_data"):
+        return ""
+    try:
+        return str(trainable.check_data())
+    except ValueError as error:
+        raise rule_broken(error).within(sweep.name) from error
+
+
+def _expanded(trainable_class: type[Trainable], sections: dict[str, Any]) -> dict[str, Any]:
+    """The trainable's own sections with its presets put in, where it has any."""
+    expand = getattr(trainable_class, "expand", None)
+    try:
+        return dict(expand(sections)) if expand else sections
+    except ValueError as error:
+        raise rule_broken(error) from error
 
 
 def _validated(kind: type[Any], mapping: dict[str, Any]) -> Any:
@@ -359,7 +383,12 @@ def digest(sweep: Sweep) -> str:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of a sweep file that uses the built-in trainable."""
     core = CoreSettings.model_json_schema()
-    own = TypeAdapter(load_trainable(BUILT_IN_TRAINABLE).Settings).json_schema()
+    trainable = load_trainable(BUILT_IN_TRAINABLE)
+    own = TypeAdapter(trainable.Settings).json_schema()
+    for section, known in getattr(trainable, "presets", {}).items():
+        name = own["properties"][section]["$ref"].rpartition("/")[2]
+        description = "Settings that belong together; what the section itself says goes before them."
+        own["$defs"][name]["properties"]["preset"] = {"enum": sorted(known), "description": description}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "towersweep sweep file",

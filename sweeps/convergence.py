@@ -11,13 +11,13 @@ It is widened by sqrt(n / n_eff), with n_eff = n (1 - r) / (1 + r) for the lag-1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweeps.records import Verdict
+from sweeps.records import Plateau, Verdict
 
 MIN_POINTS = 5
 MAX_CORRELATION = 0.9  # Above this a short series says nothing about its own correlation.
@@ -73,6 +73,19 @@ def verdict(steps: Sequence[int], train_loss: Sequence[float], thresholds: Thres
     if -low * window_steps < thresholds.delta:
         return Verdict.STALLED
     return Verdict.UNDETERMINED
+
+
+def plateau(
+    steps: Sequence[int], train_loss: Sequence[float], references: Mapping[str, float], thresholds: Thresholds
+) -> Plateau | None:
+    """The median loss (nats) of a stalled curve's last window, and the nearest reference; None without any."""
+    known = {name: loss for name, loss in references.items() if np.isfinite(loss)}
+    if not known or verdict(steps, train_loss, thresholds) is not Verdict.STALLED:
+        return None
+    x, y = np.asarray(steps, dtype=float), np.asarray(train_loss, dtype=float)
+    level = float(np.median(y[x > (1 - thresholds.window_fraction) * x[-1]]))
+    name = min(known, key=lambda each: abs(known[each] - level))
+    return Plateau(level, name, known[name])
 
 
 def slope_interval(x: Array, y: Array, confidence: float) -> tuple[float, float, float]:

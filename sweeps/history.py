@@ -17,6 +17,7 @@ from sweeps.records import (
     FailureKind,
     Measurement,
     Outcome,
+    Plateau,
     Score,
     StoredTrial,
     SweepRecord,
@@ -48,6 +49,7 @@ def measurement_entry(
             [p.step, _finite(p.train_loss), _score_to_json(p.score), {k: _finite(v) for k, v in p.metrics.items()}]
             for p in measurement.curve
         ],
+        "references": {name: loss for name, loss in measurement.references.items() if isfinite(loss)},
     }
 
 
@@ -80,6 +82,7 @@ class TrajectoryHistory:
     seconds: float = 0.0
     points: dict[int, CurvePoint] = field(default_factory=dict)
     scores: dict[int, dict[int, Score]] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     failure: Failure | None = None
 
@@ -110,6 +113,7 @@ class TrajectoryHistory:
 
     def _add_measurement(self, entry: Mapping[str, Any]) -> None:
         self.seconds += entry["seconds"]
+        self.references = entry.get("references", self.references)
         if entry["step"] in self.scores:
             return
         pairs = zip(entry["trials"], entry["scores"], strict=True)
@@ -153,17 +157,22 @@ class SweepFacts:
 
 # Curve to verdict: ``sweeps.convergence`` with the sweep's thresholds.
 Judge = Callable[[Sequence[int], Sequence[float]], Verdict]
+# A curve and the trainable's reference losses to where it stalled, if it did.
+Locate = Callable[[Sequence[int], Sequence[float], Mapping[str, float]], Plateau | None]
 
 
-def assemble(facts: SweepFacts, stored: Sequence[StoredTrial], history: History, judge: Judge) -> SweepRecord:
+def assemble(
+    facts: SweepFacts, stored: Sequence[StoredTrial], history: History, judge: Judge, locate: Locate
+) -> SweepRecord:
     """The sweep's record, from what the study and the curves hold. One verdict a trajectory."""
-    verdicts: dict[int, Verdict] = {}
+    verdicts: dict[int, tuple[Verdict, Plateau | None]] = {}
     trials = []
     for trial in stored:
         past = history.trajectories.get(trial.trajectory) or TrajectoryHistory()
         if trial.trajectory not in verdicts:
-            verdicts[trial.trajectory] = judge(*past.train_loss)
-        trials.append(_trial_record(trial, past, verdicts[trial.trajectory]))
+            curve = past.train_loss
+            verdicts[trial.trajectory] = judge(*curve), locate(*curve, past.references)
+        trials.append(_trial_record(trial, past, *verdicts[trial.trajectory]))
     return SweepRecord(
         name=facts.name,
         config_digest=facts.config_digest,
@@ -177,7 +186,9 @@ def assemble(facts: SweepFacts, stored: Sequence[StoredTrial], history: History,
     )
 
 
-def _trial_record(trial: StoredTrial, past: TrajectoryHistory, verdict: Verdict) -> TrialRecord:
+def _trial_record(
+    trial: StoredTrial, past: TrajectoryHistory, verdict: Verdict, plateau: Plateau | None
+) -> TrialRecord:
     own = {step: row[trial.number] for step, row in past.scores.items() if trial.number in row}
     first = min((min(row) for row in past.scores.values() if row), default=trial.number) == trial.number
     curve = tuple(
@@ -200,6 +211,7 @@ def _trial_record(trial: StoredTrial, past: TrajectoryHistory, verdict: Verdict)
         curve=curve,
         started=past.started,
         ended=past.ended,
+        plateau=plateau,
     )
 
 

@@ -84,12 +84,14 @@ class Measurement:
     ``curve`` holds the points since the previous measurement, in order, the last one at ``step``.
     ``scores`` holds one score a readout, in the order in which the readouts were given.
     ``seconds`` is the worker's own time since the previous measurement.
+    ``references`` are losses (nats) with a name that a plateau may be compared with, such as the loss of a guess.
     """
 
     step: int
     curve: tuple[CurvePoint, ...]
     scores: tuple[Score, ...]
     seconds: float = 0.0
+    references: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.step < 1:
@@ -165,6 +167,15 @@ class StoredTrial:
 
 
 @dataclass(frozen=True)
+class Plateau:
+    """Where a stalled curve lies (nats), and the trainable's nearest reference loss, by name."""
+
+    loss: float
+    reference: str
+    reference_loss: float
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as the study and the curves tell it: what report.json and the viewer are made of.
 
@@ -187,6 +198,7 @@ class TrialRecord:
     curve: tuple[CurvePoint, ...]
     started: float = 0.0
     ended: float | None = None
+    plateau: Plateau | None = None
 
 
 @dataclass(frozen=True)

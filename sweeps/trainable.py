@@ -46,6 +46,11 @@ class Trainable(Protocol):
     belongs to the trainable (for the built-in one: ``data``, ``model``, ``train``), each itself a frozen
     dataclass. Rules are checked in ``__post_init__``, by raising a ValueError that has the attributes
     ``field``, ``value`` and ``rule``.
+
+    Three more members are used where a trainable has them: ``expand(sections) -> sections``, called on the class
+    with its own sections of a sweep file before they are validated (presets); ``check_data() -> str``, called
+    before anything is written, which reads what the settings name and sums it up in a line; and ``evaluate``, for
+    the command of that name.
     """
 
     Settings: ClassVar[type[Any]]

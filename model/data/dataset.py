@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import SettingError
+from model.checks import SettingError
+
+PARTS = ("train", "eval", "test")
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images [N, H, W, C] float32 and labels [N] int32."""
+    """Images [N, H, W, C], uint8 or float32 as they are stored, and labels [N] int32."""
 
-    images: NDArray[np.float32]
+    images: NDArray[Any]
     labels: NDArray[np.int32]
 
 
@@ -28,17 +32,61 @@ class Dataset:
     num_classes: int
 
     def __post_init__(self) -> None:
-        for name in ("train", "eval", "test"):
-            part: Part = getattr(self, name)
-            images, labels = part.images, part.labels
-            if images.ndim != 4 or len(images) != len(labels) or not len(images):
-                raise SettingError(f"data.{name}", images.shape, f"[N, H, W, C] with N={len(labels)} labels")
-            if not np.isfinite(images).all():
-                raise SettingError(f"data.{name}", "not finite", "free of NaN and infinity")
-            if labels.min() < 0 or labels.max() >= self.num_classes:
-                raise SettingError(
-                    f"data.{name} labels", (int(labels.min()), int(labels.max())), f"0 to {self.num_classes - 1}"
-                )
+        for name in PARTS:
+            self._check(f"data.{name}", getattr(self, name))
+        classes = np.unique(self.train.labels)
+        if len(classes) < 2:
+            raise SettingError("data.train labels", f"all {classes[0]}", "of at least two classes")
+
+    def _check(self, name: str, part: Part) -> None:
+        images, labels = part.images, part.labels
+        if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
+            rule = f"[N, H, W, C] with N={len(labels)} labels"
+            raise SettingError(f"{name} images", f"of shape {images.shape}", rule)
+        if images.dtype not in (np.uint8, np.float32):
+            raise SettingError(f"{name} images", str(images.dtype), "uint8 or float32")
+        if images.shape[1:] != self.train.images.shape[1:]:
+            rule = f"as large as training images, {self.train.images.shape[1:]}"
+            raise SettingError(f"{name} images", f"of shape {images.shape[1:]}", rule)
+        if images.dtype != np.uint8 and not np.isfinite(images).all():
+            raise SettingError(f"{name} images", "not finite", "free of NaN and infinity")
+        if labels.min() < 0 or labels.max() >= self.num_classes:
+            found = f"from {labels.min()} to {labels.max()}"
+            raise SettingError(f"{name} labels", found, f"from 0 to {self.num_classes - 1}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @cached_property
+    def mean(self) -> float:
+        """Of the training part's pixels."""
+        return float(self.train.images.mean(dtype=np.float64))
+
+    @cached_property
+    def deviation(self) -> float:
+        """Of the training part's pixels; 1 where they are all the same."""
+        # In pieces: a float64 copy of a large set would need eight times its memory.
+        pieces = np.array_split(self.train.images, max(1, self.train.images.nbytes >> 24))
+        squares = sum(float(np.square(piece - self.mean, dtype=np.float64).sum()) for piece in pieces)
+        return float(np.sqrt(squares / self.train.images.size)) or 1.0
+
+    def label_entropy(self) -> float:
+        """Of the training labels (nats): the least loss of whoever ignores the images."""
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        shares = counts[counts > 0] / counts.sum()
+        return float(-(shares * np.log(shares)).sum())
+
+    def summary(self) -> str:
+        """One line: sizes, shapes, classes and their balance."""
+        images = self.train.images
+        counts = np.bincount(self.train.labels, minlength=self.num_classes)
+        sizes = ", ".join(f"{name} {len(getattr(self, name).labels)}" for name in PARTS)
+        shape = "x".join(map(str, images.shape[1:]))
+        balance = f"{counts.min()} to {counts.max()} training images each"
+        return f"{sizes} images of {shape} {images.dtype}, {self.num_classes} classes of {balance}"
 
 
 def batch_indices(seed: int, num_images: int, batch_size: int, from_step: int, to_step: int) -> NDArray[np.int32]:

@@ -12,15 +12,14 @@ MAX_SHIFT = 1  # Pixels, each way, with wrap-around.
 
 
 def make_synthetic(settings: DataSettings) -> Dataset:
-    """Smoothed random prototypes of unit variance, shifted by up to a pixel, plus white noise; standardised."""
+    """Smoothed random prototypes of unit variance, shifted by up to a pixel, plus white noise."""
     rng = np.random.default_rng(settings.seed)
     size = (settings.num_classes, settings.image_size, settings.image_size, settings.channels)
     prototypes = _smooth(rng.standard_normal(size))
     prototypes /= prototypes.std(axis=(1, 2, 3), keepdims=True)
     counts = (settings.num_train, settings.num_eval, settings.num_eval)
     drawn = [_draw(rng, prototypes, count, settings.noise) for count in counts]
-    mean, deviation = drawn[0][0].mean(), drawn[0][0].std()
-    parts = [Part(((x - mean) / deviation).astype(np.float32), y) for x, y in drawn]
+    parts = [Part(x.astype(np.float32), y) for x, y in drawn]
     return Dataset(parts[0], parts[1], parts[2], settings.num_classes)
 
 

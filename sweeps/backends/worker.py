@@ -68,6 +68,7 @@ def checked_measurement(given: Any, to_step: int, num_readouts: int) -> Measurem
             curve=tuple(_point(point) for point in given.curve),
             scores=_scores(given.scores),
             seconds=float(given.seconds),
+            references={str(k): float(v) for k, v in getattr(given, "references", {}).items()},
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise TrainableError(f"advance({to_step}) gave no measurement: {error}") from error

@@ -19,6 +19,7 @@ from sweeps.report.summary import (
     finite,
     is_category,
     parameter_names,
+    plateau_sentence,
     runs,
     show,
     show_params,
@@ -140,10 +141,12 @@ def value_range(values: Sequence[ParamValue]) -> str:
 
 def verdicts(record: SweepRecord) -> list[dict[str, Any]]:
     """Trajectories by verdict: count, share of the ended, and what the word means."""
-    counts = verdict_counts(runs(record))
-    total = sum(counts.values())
+    views = runs(record)
+    counts = verdict_counts(views)
+    total, where = sum(counts.values()), plateau_sentence(views)
+    meanings = {**MEANINGS, **({Verdict.STALLED: f"{MEANINGS[Verdict.STALLED]}: {where}"} if where else {})}
     return [
-        {"name": v.value, "count": n, "share": n / total, "meaning": MEANINGS[v], "colour": COLOURS[v]}
+        {"name": v.value, "count": n, "share": n / total, "meaning": meanings[v], "colour": COLOURS[v]}
         for v, n in counts.items()
     ]
 

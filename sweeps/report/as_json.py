@@ -43,6 +43,14 @@ class Best(TypedDict):
     step: int
 
 
+class Plateau(TypedDict):
+    """Where a stalled curve lies (nats), and the reference loss that is nearest to it."""
+
+    loss: float
+    reference: str
+    reference_loss: float
+
+
 class Curve(TypedDict):
     """Columns of equal length; None where a number was not finite, or the trial was not evaluated at the step."""
 
@@ -75,6 +83,7 @@ class Trial(TypedDict):
     started: NotRequired[float | None]
     ended: NotRequired[float | None]
     failure: TrialFailure | None
+    plateau: NotRequired[Plateau | None]
     curve: Curve
 
 
@@ -205,8 +214,16 @@ def _trial(trial: TrialRecord) -> Trial:
         "started": finite(trial.started),
         "ended": finite(trial.ended),
         "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
+        "plateau": _plateau(trial),
         "curve": _curve(trial),
     }
+
+
+def _plateau(trial: TrialRecord) -> Plateau | None:
+    found = trial.plateau
+    if found is None:
+        return None
+    return {"loss": found.loss, "reference": found.reference, "reference_loss": found.reference_loss}
 
 
 def _params(params: Params) -> dict[str, ParamValue | None]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from sweeps.records import CurvePoint, Params, ParamValue, SweepRecord, TrialRecord, TrialState, Verdict
+from sweeps.records import CurvePoint, Params, ParamValue, Plateau, SweepRecord, TrialRecord, TrialState, Verdict
 
 # At least this many judged trajectories, and this share of them, before a setting is said to stall.
 MIN_TRAJECTORIES = 2
@@ -31,6 +31,7 @@ class RunView:
     curve: tuple[CurvePoint, ...]
     best: TrialRecord | None
     num_trials: int
+    plateau: Plateau | None = None
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,21 @@ def stall_sentence(name: str, found: Sequence[Tally]) -> str:
     return f"Stalls with {name} {named}{rest}.{unknown}"
 
 
+def plateau_sentence(views: Iterable[RunView]) -> str:
+    """Which reference losses stalled trajectories lie nearest to: how many at each, and how far from it."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for view in views:
+        if view.plateau is not None and view.state is not TrialState.RUNNING:
+            known = view.plateau.reference, view.plateau.reference_loss
+            found.setdefault(known, []).append(view.plateau.loss)
+    parts = [
+        f"{len(losses)} nearest to {name} ({show(reference)}), at {show(min(losses))}"
+        + (f" to {show(max(losses))}" if len(losses) > 1 else "")
+        for (name, reference), losses in sorted(found.items())
+    ]
+    return "; ".join(parts)
+
+
 def show(value: ParamValue) -> str:
     """A parameter's value for people: four significant digits."""
     if isinstance(value, bool):
@@ -156,4 +172,5 @@ def _run(number: int, trials: Sequence[TrialRecord], roles: Mapping[str, str]) -
         curve=max((trial.curve for trial in trials), key=len),
         best=min(measured, key=lambda t: (t.value, t.number), default=None),
         num_trials=len(trials),
+        plateau=first.plateau,
     )

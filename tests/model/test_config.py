@@ -2,7 +2,8 @@
 
 import pytest
 
-from model.config import DataSettings, ModelSettings, SettingError, TrainSettings, TrialSettings
+from model.checks import SettingError
+from model.config import DataSettings, ModelSettings, TrainSettings, TrialSettings
 from model.trial import ToweredCNN
 
 
@@ -44,8 +45,34 @@ from model.trial import ToweredCNN
             "train.batch_size is 2000, but must be at most the 1078 training images",
         ),
         (
-            lambda: TrialSettings(model=ModelSettings(conv_widths=(4, 4, 4, 4))),
+            lambda: TrialSettings(model=ModelSettings(conv_widths=(4, 4, 4, 4), kernel_size=3)),
             "model.conv_widths is [4, 4, 4, 4], but must be at most 3 widths",
+        ),
+        (
+            lambda: TrialSettings(model=ModelSettings(conv_widths=(4, 4, 4))),
+            "model.kernel_size is 5, but must be at most 3, as the rest would see nothing of layer 3's 2x2",
+        ),
+        (lambda: ModelSettings(kernel_size=(3,)), "model.kernel_size is [3], but must be one size, or 2, one a"),
+        (lambda: ModelSettings(kernel_size=(3, 0)), "model.kernel_size is [3, 0], but must be at least 1"),
+        (lambda: ModelSettings(kernel_size="3"), "model.kernel_size is '3', but must be a whole number or a list"),
+        (lambda: ModelSettings(bn_initial_variance=-1.0), "model.bn_initial_variance is -1.0, but must be at"),
+        (lambda: ModelSettings(bn_initial_mean=float("inf")), "model.bn_initial_mean is inf, but must be a fin"),
+        (lambda: TrainSettings(clip_norm=-1.0), "train.clip_norm is -1.0, but must be at least 0"),
+        (lambda: TrainSettings(label_smoothing=1.0), "train.label_smoothing is 1.0, but must be at least 0 and"),
+        (lambda: TrainSettings(lr_decay_factor=0.0), "train.lr_decay_factor is 0.0, but must be above 0 and at"),
+        (lambda: TrainSettings(lr_decay_steps=0), "train.lr_decay_steps is 0, but must be at least 1"),
+        (lambda: TrainSettings(init_seed=-1), "train.init_seed is -1, but must be at least 0"),
+        (lambda: DataSettings(contrast=1.0), "data.contrast is 1.0, but must be at least 0 and below 1"),
+        (lambda: DataSettings(eval_fraction=0.5), "data.eval_fraction is 0.5, but must be above 0 and below"),
+        (lambda: DataSettings("npz"), "data.path is '', but must be the .npz file"),
+        (lambda: DataSettings(path="x"), "data.path is 'x', but must be left out, where data.dataset is digits"),
+        (
+            lambda: TrialSettings(DataSettings(crop_size=9)),
+            "data.crop_size is 9, but must be at most 8, as images are 8x8",
+        ),
+        (
+            lambda: TrialSettings(DataSettings(crop_size=1), ModelSettings(kernel_size=1)),
+            "model.conv_widths is [32, 32], but must be at most 0 widths, as each layer halves images of 1 pix",
         ),
     ],
 )

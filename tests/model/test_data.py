@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
 
-from model.config import DataSettings, SettingError
+from model.checks import SettingError
+from model.config import DataSettings
 from model.data import Dataset, Part, batch_indices, load
+from model.data.splitting import split_off
 from model.data.synthetic import make_synthetic
 
 
@@ -15,18 +17,13 @@ def test_digits_are_the_real_images_each_in_one_part():
     assert [len(part.labels) for part in parts] == [1078, 359, 360]
     raw = sklearn_digits()
     together = np.concatenate([part.images for part in parts]).reshape(1797, 64)
-    # Standardising is affine, so it maps the sorted images of sklearn onto ours; undo it with two known values.
-    scale = (together.max() - together.min()) / 16.0
-    restored = np.rint((together - together.min()) / scale).astype(int)
-    ours = sorted(map(tuple, np.c_[restored, np.concatenate([part.labels for part in parts])]))
+    ours = sorted(map(tuple, np.c_[together.astype(int), np.concatenate([part.labels for part in parts])]))
     theirs = sorted(map(tuple, np.c_[raw.data.astype(int), raw.target]))
     assert ours == theirs
 
 
-def test_digits_are_standardised_by_the_training_part_and_stratified():
+def test_digits_are_stratified():
     data = load(DataSettings())
-    assert data.train.images.mean() == pytest.approx(0, abs=1e-5)
-    assert data.train.images.std() == pytest.approx(1, abs=1e-5)
     shares = [
         np.bincount(part.labels, minlength=10) / len(part.labels) for part in (data.train, data.eval, data.test)
     ]
@@ -83,3 +80,49 @@ def test_arrays_that_cannot_be_trained_on_are_refused(images, labels, rule):
     part = Part(images, np.array(labels, np.int32))
     with pytest.raises(SettingError, match=rule):
         Dataset(part, part, part, num_classes=2)
+
+
+def test_parts_must_agree_in_shape_and_hold_two_classes():
+    images, labels = np.zeros((4, 4, 4, 1), np.uint8), np.array([0, 1, 0, 1], np.int32)
+    part = Part(images, labels)
+    with pytest.raises(SettingError, match=r"data.eval images is 'of shape \(5, 4, 1\)', but must be as large"):
+        Dataset(part, Part(np.zeros((4, 5, 4, 1), np.uint8), labels), part, 2)
+    with pytest.raises(SettingError, match=r"data.train labels is 'all 1', but must be of at least two classes"):
+        Dataset(Part(images, np.ones(4, np.int32)), part, part, 2)
+    with pytest.raises(SettingError, match=r"float64.*, but must be uint8 or float32"):
+        Dataset(part, part, Part(images.astype(np.float64), labels), 2)
+
+
+def test_a_data_set_knows_its_pixels_and_labels():
+    rng = np.random.default_rng()
+    images = rng.integers(0, 256, (90, 5, 4, 3), dtype=np.uint8)
+    labels = np.repeat([0, 1, 3], [60, 20, 10]).astype(np.int32)
+    part = Part(images, labels)
+    data = Dataset(part, part, part, num_classes=4)
+    assert data.mean == pytest.approx(images.astype(np.float64).mean(), rel=1e-12)
+    assert data.deviation == pytest.approx(images.astype(np.float64).std(), rel=1e-12)
+    shares = np.array([6, 2, 1]) / 9
+    assert data.label_entropy() == pytest.approx(-np.sum(shares * np.log(shares)))
+    assert data.summary() == (
+        "train 90, eval 90, test 90 images of 5x4x3 uint8, 4 classes of 0 to 60 training images each"
+    )
+
+
+def test_a_flat_data_set_is_not_divided_by_nothing():
+    part = Part(np.full((4, 2, 2, 1), 7, np.float32), np.array([0, 1, 0, 1], np.int32))
+    assert Dataset(part, part, part, 2).deviation == 1.0
+
+
+@pytest.mark.parametrize("counts", [[50, 30, 20], [97, 2, 1]])
+def test_a_split_shares_every_image_out_once(counts):
+    labels = np.repeat(np.arange(3), counts).astype(np.int32)
+    part = Part(np.arange(100, dtype=np.float32).reshape(100, 1, 1, 1), labels)
+    rest, off = split_off(part, 0.2, seed=1)
+    assert len(off.labels) == 20
+    together = np.concatenate([rest.images, off.images]).ravel()
+    assert sorted(together) == list(range(100))
+    assert (labels[together.astype(int)] == np.concatenate([rest.labels, off.labels])).all()
+    if min(counts) > 1:
+        assert list(np.bincount(off.labels)) == [10, 6, 4]
+    np.testing.assert_array_equal(split_off(part, 0.2, seed=1)[1].labels, off.labels)
+    assert not np.array_equal(split_off(part, 0.2, seed=2)[1].images, off.images)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import tensorflow as tf
 
-from model.config import SettingError
+from model.checks import SettingError
 from model.devices import _gpu_memory, _visible_gpus, memory_limits, place
 
 
@@ -27,7 +27,7 @@ def test_towers_have_a_device_each(where, device):
 LATE = """
 import tensorflow as tf
 tf.add(1, 1)
-from model.config import SettingError
+from model.checks import SettingError
 from model.devices import place
 try:
     place(2, 0.0, 2, "cpu")

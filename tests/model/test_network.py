@@ -1,12 +1,15 @@
 """The one-tower network against the same network built of Keras' own layers, weights copied."""
 
+from itertools import combinations
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.config import DataSettings, ModelSettings, TrainSettings
+from model.config import SITES, DataSettings, ModelSettings, TrainSettings
 from model.data import batch_indices, load
+from model.network import make_layout, unflatten
 from tests.model.conftest import ONE, make_trainable
 
 BATCH = 16
@@ -15,26 +18,35 @@ BATCH = 16
 class Reference:
     """The network of ``model.network``, of Keras layers; ``copy`` takes our flat weights over."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, image_shape=(8, 8, 1)) -> None:
         self.settings = settings
         self.layers = []
         self.stack = []
         self.add_bn("input")
-        for width in settings.conv_widths:
-            self.add(keras.layers.Conv2D(width, settings.kernel_size, padding="same"))
+        for index, (width, size) in enumerate(zip(settings.convolutions, settings.kernels, strict=True)):
+            self.add(keras.layers.Conv2D(width, size, padding="same"))
             self.add_activation("conv")
-            self.stack.append(keras.layers.MaxPooling2D(2))
+            self.add_pooling(first=index == 0)
         self.stack.append(keras.layers.Flatten())
-        for width in settings.fc_widths:
+        for width in settings.fully_connected:
             self.add(keras.layers.Dense(width))
             self.add_activation("fc")
         self.add(keras.layers.Dense(10))
         self.add_bn("logits")
-        self.model = keras.Sequential([keras.Input((8, 8, 1)), *self.stack])
+        self.model = keras.Sequential([keras.Input(image_shape), *self.stack])
 
     def add(self, layer):
         self.layers.append(layer)
         self.stack.append(layer)
+
+    def add_pooling(self, *, first):
+        if self.settings.network == "small":
+            self.stack.append(keras.layers.MaxPooling2D(2))
+            return
+        norm = keras.layers.Lambda(lambda x: tf.nn.lrn(x, 4, bias=1.0, alpha=0.001 / 9.0, beta=0.75))
+        self.stack += [norm] if self.settings.lrn and not first else []
+        self.stack.append(keras.layers.MaxPooling2D(3, 2, padding="same"))
+        self.stack += [norm] if self.settings.lrn and first else []
 
     def add_bn(self, site):
         if site in self.settings.sites:
@@ -72,27 +84,53 @@ class Reference:
         return [layer for layer in self.layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
+PLACEMENTS = ["+".join(sites) for count in range(1, 5) for sites in combinations(SITES, count)]
+
+
 def cases():
-    yield {"bn_placement": "none"}
-    for placement in ("conv", "conv+fc", "input+conv+fc", "input+conv+fc+logits"):
+    yield {}
+    for placement in PLACEMENTS:
         for order in ("pre", "post"):
-            yield {"bn_placement": placement, "bn_order": order}
-    yield {"bn_placement": "input+conv+fc+logits", "bn_gamma": False}
-    yield {"bn_placement": "conv+fc", "bn_beta": False}
+            if order == "pre" or {"conv", "fc"} & set(placement.split("+")):
+                yield {"bn_placement": placement, "bn_order": order}
+    for placement in ("input+conv+fc+logits", "conv+fc"):
+        yield {"bn_placement": placement, "bn_gamma": False}
+        yield {"bn_placement": placement, "bn_beta": False}
+        yield {"bn_placement": placement, "bn_gamma": False, "bn_beta": False, "bn_order": "post"}
+        yield {"bn_placement": placement, "bn_epsilon": 0.1}
+    for model in ({}, {"lrn": True}, {"bn_placement": "conv+fc"}, {"bn_placement": "conv+fc", "bn_order": "post"}):
+        yield {"network": "tutorial", "initializer": "tutorial", **model}
+    yield {"kernel_size": (5, 2), "conv_widths": (3, 5), "bn_placement": "conv"}
+    yield {"conv_widths": (3, 4, 5), "fc_widths": (), "bn_placement": "conv+logits"}
 
 
-@pytest.mark.parametrize("model", list(cases()), ids=lambda model: "-".join(map(str, model.values())))
+def named(case):
+    return "-".join(f"{key.removeprefix('bn_')}={value}" for key, value in case.items()) or "none"
+
+
+@pytest.mark.parametrize("model", list(cases()), ids=named)
 def test_one_adam_step_equals_keras(model):
     """Loss, the step of every weight (so the gradient), and the moving statistics, from random weights."""
+    compare_one_step(model, {}, keras.optimizers.Adam(1e-3, epsilon=1e-7), slot_factor=0.1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_one_sgd_step_equals_keras(momentum):
+    train = {"optimizer": "sgd", "sgd_momentum": momentum}
+    compare_one_step({"bn_placement": "conv+fc"}, train, keras.optimizers.SGD(1e-3, momentum), slot_factor=1.0)
+
+
+def compare_one_step(model, train, optimizer, slot_factor):
     seed = int(np.random.default_rng().integers(1 << 30))
-    trainable = make_trainable(**model, bn_momentum=0.9)
-    run = trainable.start({"learning_rate": 1e-3}, [{}], seed, ONE)
+    trainable = make_trainable(
+        train=TrainSettings(batch_size=BATCH, steps=60, learning_rate=1e-3, **train), **model, bn_momentum=0.9
+    )
+    run = trainable.start({}, [{}], seed, ONE)
     before = run.weights()
     reference = Reference(trainable.settings.model)
     reference.copy(before)
     images, labels = first_batch(seed)
 
-    optimizer = keras.optimizers.Adam(1e-3, epsilon=1e-7)
     with tf.GradientTape() as tape:
         logits = reference.model(images, training=True)
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
@@ -102,21 +140,30 @@ def test_one_adam_step_equals_keras(model):
     measurement = run.advance(1)
 
     assert measurement.curve[-1].train_loss == pytest.approx(float(loss), rel=1e-4)
+    norm = np.linalg.norm(gradient.astype(np.float64))
+    assert measurement.curve[-1].metrics["gradient_norm"] == pytest.approx(norm, rel=1e-4)
     # Sums over the batch cancel: an element's rounding is that of the largest terms, not of the result.
     rounding = 1e-4 * np.abs(gradient).max()
-    np.testing.assert_allclose(run._program.save().first_moment, 0.1 * gradient, rtol=1e-4, atol=0.1 * rounding)
+    slot = run._program.save().first_moment / slot_factor
+    np.testing.assert_allclose(slot, gradient, rtol=1e-4, atol=rounding)
     # Adam's first step is rate * g / (|g| + eps): where g is rounding noise, so is the step.
     clear = np.abs(gradient) > 10 * rounding
-    assert clear.mean() > 0.3
+    assert clear.mean() > 0.1
     np.testing.assert_allclose(run.weights()[clear], reference.flat()[clear], rtol=1e-4, atol=2e-6)
     compare_statistics(run, reference)
     compare_evaluation(run, measurement, reference)
 
 
+def standardised(images):
+    """By the training part, as data.standardize's default has it."""
+    train = load(DataSettings()).train.images.astype(np.float64)
+    return ((images - train.mean()) / train.std()).astype(np.float32)
+
+
 def first_batch(seed):
     train = load(DataSettings()).train
     chosen = batch_indices(seed, len(train.labels), BATCH, 0, 1)[0]
-    return train.images[chosen], train.labels[chosen]
+    return standardised(train.images[chosen]), train.labels[chosen]
 
 
 def compare_statistics(run, reference):
@@ -125,14 +172,14 @@ def compare_statistics(run, reference):
         theirs = [np.ravel(layer.moving_mean) for layer in layers] + [
             np.ravel(layer.moving_variance) for layer in layers
         ]
-        ours = run._program.statistics_for(0).numpy()
+        ours = run._program.statistics_for(0, 0.9, 1).numpy()
         np.testing.assert_allclose(ours, np.concatenate(theirs), rtol=1e-3, atol=1e-5)
 
 
 def compare_evaluation(run, measurement, reference):
     reference.copy(run.weights())
     part = load(DataSettings()).eval
-    logits = reference.model(part.images, training=False)
+    logits = reference.model(standardised(part.images), training=False)
     loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(part.labels, logits))
     assert measurement.scores[0].eval_loss == pytest.approx(float(loss), rel=1e-3)
 
@@ -160,3 +207,41 @@ def test_weight_decay_is_told_apart_and_pulls_on_fully_connected_weights_only():
     pull = (with_decay._program.save().first_moment - plain_moment) / 0.1
     mask = np.concatenate([np.full(size, float(i in (4, 6))) for i, size in enumerate(sizes)])
     np.testing.assert_allclose(pull, 0.5 * mask * initial, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["small", "tutorial"])
+def test_the_tutorials_initial_values(network):
+    """cifar10.py: stddev 5e-2 (conv), .04 (local), 1/192 (softmax); biases 0, .1, .1, .1, 0."""
+    model = ModelSettings(network=network, initializer="tutorial", fc_widths=(384, 192))
+    layout = make_layout(model, (24, 24, 3), 10)
+    weights = dict(
+        zip([v.name for v in layout.variables], unflatten(layout, layout.initial_weights(3)), strict=True)
+    )
+    assert weights["conv1/kernel"].shape == (5, 5, 3, model.convolutions[0])
+    # A normal truncated at two deviations has .8796 of the deviation.
+    for name, stddev in (("conv1", 5e-2), ("conv2", 5e-2), ("fc1", 4e-2), ("fc2", 4e-2), ("logits", 1 / 192)):
+        kernel = weights[f"{name}/kernel"].numpy()
+        assert kernel.std() == pytest.approx(0.8796 * stddev, rel=0.05), name
+        assert np.abs(kernel).max() <= 2 * stddev * 1.0001
+    biases = {name: float(weights[f"{name}/bias"][0]) for name in ("conv1", "conv2", "fc1", "fc2", "logits")}
+    assert biases == pytest.approx({"conv1": 0, "conv2": 0.1, "fc1": 0.1, "fc2": 0.1, "logits": 0})
+
+
+def test_the_tutorial_network_is_the_tutorials_on_24x24_crops():
+    """64 filters of 5x5 twice, 384 and 192 units: 1,068,298 weights, as cifar10.py has for 10 classes."""
+    layout = make_layout(ModelSettings(network="tutorial"), (24, 24, 3), 10)
+    assert layout.num_weights == 4864 + 102464 + (6 * 6 * 64 + 1) * 384 + 385 * 192 + 193 * 10
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+    trainable = make_trainable(train=TrainSettings(batch_size=BATCH, steps=60, optimizer="sgd"))
+    plain = trainable.start({}, [{}], 5, ONE)
+    norm = plain.advance(1).curve[0].metrics["gradient_norm"]
+    gradient = plain._program.save().first_moment
+    clipped = trainable.start({"clip_norm": norm / 3}, [{}], 5, ONE)
+    assert clipped.advance(1).curve[0].metrics["gradient_norm"] == pytest.approx(norm, rel=1e-6)
+    expected, _ = tf.clip_by_global_norm([tf.constant(gradient)], norm / 3)
+    np.testing.assert_allclose(clipped._program.save().first_moment, expected[0], rtol=1e-5)
+    untouched = trainable.start({"clip_norm": norm * 3}, [{}], 5, ONE)
+    untouched.advance(1)
+    np.testing.assert_array_equal(untouched._program.save().first_moment, gradient)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from model.checkpoint import CheckpointError
-from model.config import SettingError, TrainSettings
+from model.checks import SettingError
+from model.config import TrainSettings
 from tests.model.conftest import ONE, TWO, make_trainable
 
 LATTICE = [

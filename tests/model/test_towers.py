@@ -11,6 +11,7 @@ from model.network import forward, make_layout, unflatten
 from model.towers import run_tower, run_towers
 from tests.model.conftest import TWO, make_trainable
 
+DEVICES = ["/CPU:0", "/CPU:1"]
 SMALL = {"conv_widths": (4,), "fc_widths": (6,), "kernel_size": 3}
 
 
@@ -24,8 +25,13 @@ def setup(placement="conv+fc", **model):
     return settings, layout, weights, images, labels
 
 
-def float64_loss(settings, layout, weights, images, labels):
-    """The tower's loss and gradient in float64, with BN written out from its definition."""
+def shares(images, labels, count=2):
+    """Each tower's images and labels."""
+    return list(zip(tf.split(images, count), tf.split(labels, count), strict=True))
+
+
+def float64_loss(settings, layout, weights, images, labels, smoothing=0.0):
+    """The tower's loss, its gradient (of the loss with smoothed labels) in float64; BN from its definition."""
     flat = tf.constant(weights.astype(np.float64))
     statistics = []
 
@@ -44,17 +50,16 @@ def float64_loss(settings, layout, weights, images, labels):
         )
         logp = logits - tf.reduce_logsumexp(logits, axis=1, keepdims=True)
         loss = -tf.reduce_mean(tf.gather(logp, labels, batch_dims=1))
+        objective = (1 - smoothing) * loss - smoothing * tf.reduce_mean(logp)
     means, variances = zip(*statistics, strict=True) if statistics else ((), ())
-    return float(loss), tape.gradient(loss, flat).numpy(), np.concatenate([*means, *variances])
+    return float(loss), tape.gradient(objective, flat).numpy(), np.concatenate([*means, *variances])
 
 
 @pytest.mark.parametrize("placement", ["conv", "conv+fc", "input+conv+fc+logits"])
 @pytest.mark.parametrize("order", ["pre", "post"])
 def test_each_tower_uses_its_own_batch_statistics(placement, order):
     settings, layout, weights, images, labels = setup(placement, bn_order=order)
-    results = run_towers(
-        layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [labels] * 2, tf.range(12)
-    )
+    results = run_towers(layout, settings, DEVICES, tf.constant(weights), shares(images, labels))
     for result, share in zip(results, (slice(0, 6), slice(6, 12)), strict=True):
         loss, gradient, statistics = float64_loss(settings, layout, weights, images[share], labels[share])
         assert float(result.loss) == pytest.approx(loss, rel=1e-4)
@@ -78,21 +83,90 @@ def test_moving_a_label_to_another_tower_changes_what_the_reference_says():
     swapped = labels.copy()
     swapped[[0, 6]] = swapped[[6, 0]]
     for given in (labels, swapped):
-        results = run_towers(
-            layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [given] * 2, tf.range(12)
-        )
+        results = run_towers(layout, settings, DEVICES, tf.constant(weights), shares(images, given))
         expected = [
             float64_loss(settings, layout, weights, images[s], given[s])[0] for s in (slice(0, 6), slice(6, 12))
         ]
         assert [float(result.loss) for result in results] == pytest.approx(expected, rel=1e-4)
 
 
+def synchronized(settings, layout, weights, batches, smoothing=None):
+    """run_towers in a graph, which synchronized statistics need; each result as NumPy arrays."""
+
+    @tf.function
+    def traced():
+        results = run_towers(layout, settings, DEVICES, tf.constant(weights), batches, smoothing)
+        return [(r.loss, r.gradient, r.statistics, r.logits_stddev) for r in results]
+
+    return [[each.numpy() for each in result] for result in traced()]
+
+
+@pytest.mark.parametrize("placement", ["conv", "conv+fc", "input+conv+fc+logits"])
+@pytest.mark.parametrize("order", ["pre", "post"])
+@pytest.mark.parametrize("gamma", [True, False])
+def test_synchronized_towers_are_one_tower_on_the_whole_batch(placement, order, gamma):
+    settings, layout, weights, images, labels = setup(
+        placement, bn_order=order, bn_gamma=gamma, bn_statistics="synchronized"
+    )
+    towers = synchronized(settings, layout, weights, shares(images, labels))
+    loss, gradient, statistics = float64_loss(settings, layout, weights, images, labels)
+    assert np.mean([tower[0] for tower in towers]) == pytest.approx(loss, rel=1e-4)
+    mean = np.mean([tower[1] for tower in towers], axis=0)
+    np.testing.assert_allclose(mean, gradient, rtol=2e-3, atol=1e-4 * np.abs(gradient).max())
+    for tower in towers:
+        np.testing.assert_allclose(tower[2], statistics, rtol=1e-3, atol=1e-5)
+    # And the difference matters: towers on their own do not come near it.
+    alone = run_towers(
+        layout,
+        ModelSettings(**vars(settings) | {"bn_statistics": "tower"}),
+        DEVICES,
+        tf.constant(weights),
+        shares(images, labels),
+    )
+    assert np.abs(np.mean([r.gradient for r in alone], axis=0) - gradient).max() > 3e-4 * np.abs(gradient).max()
+
+
+def test_synchronized_gradients_stay_on_their_towers_devices():
+    settings, layout, weights, images, labels = setup("conv", bn_statistics="synchronized")
+
+    @tf.function
+    def traced():
+        results = run_towers(layout, settings, DEVICES, tf.constant(weights), shares(images, labels))
+        return [result.gradient for result in results]
+
+    graph = traced.get_concrete_function().graph
+    for op in ("Conv2D", "Conv2DBackpropFilter", "MaxPoolGrad"):
+        where = [node.device for node in graph.get_operations() if node.type == op]
+        assert sorted(device.rsplit("device:", 1)[-1] for device in where) == ["CPU:0", "CPU:1"], op
+
+
+def test_synchronized_statistics_keep_their_digits_far_from_zero():
+    """A one-pass variance of values around 1e4 would be noise in float32."""
+    settings, layout, weights, images, labels = setup("input", bn_statistics="synchronized")
+    images = images + np.float32(1e4)
+    statistics = synchronized(settings, layout, weights, shares(images, labels))[0][2]
+    np.testing.assert_allclose(statistics[1], images.astype(np.float64).var(), rtol=1e-3)
+
+
+def test_smoothed_labels_are_trained_on_and_the_plain_loss_is_told():
+    settings, layout, weights, images, labels = setup()
+    result = run_tower(layout, settings, tf.constant(weights), tf.constant(images), labels, tf.constant(0.2))
+    loss, gradient, _ = float64_loss(settings, layout, weights, images, labels, smoothing=0.2)
+    assert float(result.loss) == pytest.approx(loss, rel=1e-4)
+    np.testing.assert_allclose(result.gradient, gradient, rtol=2e-3, atol=1e-4 * np.abs(gradient).max())
+
+
+def test_the_deviation_of_the_logits_is_over_the_towers_images():
+    settings, layout, weights, images, labels = setup("input+conv+fc+logits", bn_gamma=False, bn_beta=False)
+    result = run_tower(layout, settings, tf.constant(weights), tf.constant(images), labels)
+    # BN without gamma makes every logit's variance 1, but for epsilon's share.
+    assert float(result.logits_stddev) == pytest.approx(1.0, abs=0.01)
+
+
 def test_without_bn_two_towers_are_one_tower_on_the_whole_batch():
     settings, layout, weights, images, labels = setup("none")
-    towers = run_towers(
-        layout, settings, ["/CPU:0", "/CPU:1"], tf.constant(weights), [images] * 2, [labels] * 2, tf.range(12)
-    )
-    whole = run_tower(layout, settings, tf.constant(weights), images, labels)
+    towers = run_towers(layout, settings, DEVICES, tf.constant(weights), shares(images, labels))
+    whole = run_tower(layout, settings, tf.constant(weights), tf.constant(images), labels)
     rounding = 1e-5 * np.abs(whole.gradient).max()
     mean = (towers[0].gradient + towers[1].gradient) / 2
     np.testing.assert_allclose(mean, whole.gradient, rtol=1e-3, atol=rounding)
@@ -106,8 +180,9 @@ def test_a_step_averages_the_towers_gradients():
 
     train = run._data.train
     chosen = batch_indices(3, len(train.labels), 16, 0, 1)[0]
+    images = (train.images - train.images.mean()) / train.images.std()
     gradients = [
-        float64_loss(trainable.settings.model, layout, weights, train.images[share], train.labels[share])[1]
+        float64_loss(trainable.settings.model, layout, weights, images[share], train.labels[share])[1]
         for share in (chosen[:8], chosen[8:])
     ]
     run.advance(1)
@@ -123,7 +198,8 @@ def devices_that_ran(op, devices):
         # Fed, not constant: TensorFlow would compute a graph of constants before it runs anything.
         fed = [v1.placeholder(array.dtype, array.shape) for array in (weights, images, labels)]
         copies = len(devices)
-        results = run_towers(layout, settings, devices, fed[0], [fed[1]] * copies, [fed[2]] * copies, tf.range(12))
+        batches = list(zip(tf.split(fed[1], copies), tf.split(fed[2], copies), strict=True))
+        results = run_towers(layout, settings, devices, fed[0], batches)
         trace = v1.RunMetadata()
         with v1.Session(config=v1.ConfigProto(device_count={"CPU": 2})) as session:
             options = v1.RunOptions(trace_level=v1.RunOptions.FULL_TRACE)
@@ -137,9 +213,9 @@ def devices_that_ran(op, devices):
     }
 
 
-@pytest.mark.parametrize("op", ["Conv2D", "Conv2DBackpropFilter", "FusedBatchNormV3", "FusedBatchNormGradV3"])
+@pytest.mark.parametrize("op", ["Conv2D", "Conv2DBackpropFilter", "FusedBatchNorm(V3|Ex)", "FusedBatchNormGradV3"])
 def test_two_towers_are_two_devices(op):
-    assert devices_that_ran(op, ["/CPU:0", "/CPU:1"]) == {"CPU:0", "CPU:1"}
+    assert devices_that_ran(op, DEVICES) == {"CPU:0", "CPU:1"}
     assert devices_that_ran(op, ["/CPU:1"]) == {"CPU:1"}
 
 

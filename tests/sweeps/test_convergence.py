@@ -10,8 +10,8 @@ from scipy.signal import lfilter
 from scipy.stats import theilslopes
 
 from sweeps.config import ConvergenceSettings
-from sweeps.convergence import slope_interval, verdict
-from sweeps.records import Verdict
+from sweeps.convergence import plateau, slope_interval, verdict
+from sweeps.records import Plateau, Verdict
 
 THRESHOLDS = ConvergenceSettings()  # target .05, window a quarter, delta .02, margin .5, confidence .95
 STEPS = np.arange(3, 301, 3)
@@ -111,3 +111,25 @@ def test_every_curve_has_a_verdict(losses, every):
     found = verdict(steps, losses, THRESHOLDS)
     assert found in Verdict
     assert (found is Verdict.DIVERGED) >= (not np.isfinite(losses).all())
+
+
+REFERENCES = {"ln C": math.log(10), "label entropy": 2.1, "broken": math.nan}
+
+
+@pytest.mark.parametrize(
+    ("floor", "name"), [(2.29, "ln C"), (2.15, "label entropy"), (1.7, "label entropy"), (3.0, "ln C")]
+)
+def test_a_plateau_is_named_after_the_nearest_reference(floor, name):
+    curve = np.full(len(STEPS), floor) + noise(0.001)
+    found = plateau(STEPS, curve, REFERENCES, THRESHOLDS)
+    window = curve[0.75 * STEPS[-1] < STEPS]
+    assert found == Plateau(pytest.approx(np.median(window)), name, REFERENCES[name])
+
+
+@pytest.mark.parametrize("curve", [falling(0.01, 30), falling(0.0, 150), np.full(len(STEPS), np.nan)], ids=str)
+def test_what_has_not_stalled_has_no_plateau(curve):
+    assert plateau(STEPS, curve, REFERENCES, THRESHOLDS) is None
+
+
+def test_without_references_there_is_nothing_to_name():
+    assert plateau(STEPS, np.full(len(STEPS), 2.3), {}, THRESHOLDS) is None

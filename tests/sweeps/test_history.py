@@ -18,6 +18,7 @@ from sweeps.records import (
     FailureKind,
     Measurement,
     Outcome,
+    Plateau,
     Score,
     StoredTrial,
     Trajectory,
@@ -53,8 +54,13 @@ def entries():
     yield session_entry(9.5, finished=True)
 
 
-def record_of(entries, trials, judge=lambda steps, losses: Verdict.CONVERGED):
-    return assemble(FACTS, trials, read_history(through_json(entries)), judge)
+def record_of(
+    entries,
+    trials,
+    judge=lambda steps, losses: Verdict.CONVERGED,
+    locate=lambda steps, losses, references: None,
+):
+    return assemble(FACTS, trials, read_history(through_json(entries)), judge, locate)
 
 
 def test_each_trial_has_its_own_scores_on_the_shared_curve():
@@ -80,6 +86,20 @@ def test_the_verdict_is_asked_once_a_trajectory_with_its_whole_curve():
     record = record_of(entries(), [stored(8), stored(9)], judge)
     assert calls == [([5, 10, 30], [2.0, 1.5, 0.5])]
     assert {trial.verdict for trial in record.trials} == {Verdict.STALLED}
+
+
+def test_reference_losses_come_with_the_curve():
+    """They are of the trajectory; what is not finite is left out, as JSON has no word for it."""
+    measured = Measurement(
+        10, (CurvePoint(10, 2.3),), (Score(2.3, 0.1),) * 2, references={"ln C": 2.30258, "none": math.inf}
+    )
+
+    def locate(steps, losses, references):
+        assert (steps, losses) == ([10], [2.3])
+        return Plateau(2.3, *next(iter(references.items())))
+
+    record = record_of([measurement_entry(TRAJECTORY, 1, measured, 1.0)], [stored(8), stored(9)], locate=locate)
+    assert [trial.plateau for trial in record.trials] == [Plateau(2.3, "ln C", 2.30258)] * 2
 
 
 def test_numbers_that_are_none_survive_as_nan():
