@@ -26,7 +26,10 @@ BAD = [
     ("train = 3", "train is 3, but must be a section"),
     ("search = 3", "search is 3, but must be a section"),
     ("[model]\nbn_order = 'before'", "model.bn_order is 'before', but must be one of 'pre' or 'post'"),
-    ("[data]\ndataset = 'digit'", "data.dataset is 'digit', but must be one of 'digits' or 'synthetic'"),
+    (
+        "[data]\ndataset = 'digit'",
+        "data.dataset is 'digit', but must be one of 'digits', 'synthetic', 'cifar10', 'cifar100' or",
+    ),
     ("name = 'a b'", "name is 'a b', but must be letters, digits, dots, dashes and underscores"),
     ("[space]\npreset = 'batchnorm'", "space.preset is 'batchnorm', but must be one of"),
     ("[space]\npreset = 'batchnorm'", "(did you mean 'batch_norm'?)"),
