@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.moving_averages import effective_decays, initial_statistics, update_shadows, update_statistics
+from model.moving_averages import (
+    effective_decays,
+    initial_statistics,
+    update_shadows,
+    update_statistics,
+    zero_debiased,
+)
 
 STEPS = 50
 MOMENTA = np.array([0.5, 0.9, 0.999])
@@ -79,3 +85,34 @@ def test_with_the_warm_up_large_decays_are_all_the_same_early_on():
     """min(d, (1 + t) / (10 + t)): at step 300 that is .971 for every larger d."""
     at = effective_decays(tf.constant([0.9, 0.98, 0.9999]), tf.constant(300), warmup=True).numpy()
     np.testing.assert_allclose(at, [0.9, 301 / 310, 301 / 310], rtol=1e-6)
+
+
+def test_zero_debias_equals_the_weighted_mean_of_what_was_seen(batches):
+    """In float64: what contrib's zero_debias_moving_mean reads; the variances are left alone."""
+    moving = run(batches, "mean")
+    debiased = zero_debiased(tf.constant(moving), tf.constant(MOMENTA, tf.float32), tf.constant(STEPS)).numpy()
+    seen = batches.astype(np.float64).mean(axis=1)[:, :4]
+    for momentum, row in zip(MOMENTA, debiased, strict=True):
+        weights = momentum ** np.arange(STEPS - 1, -1, -1)
+        np.testing.assert_allclose(row[:4], weights @ seen / weights.sum(), rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(debiased[:, 4:], moving[:, 4:])
+
+
+def test_before_the_first_update_there_is_nothing_to_debias():
+    start = tf.constant(initial_statistics(3, 4))
+    np.testing.assert_array_equal(zero_debiased(start, tf.constant(MOMENTA, tf.float32), tf.constant(0)), start)
+
+
+def test_initial_statistics_are_means_then_variances():
+    np.testing.assert_array_equal(initial_statistics(2, 3), [[0, 0, 0, 1, 1, 1]] * 2)
+    np.testing.assert_array_equal(initial_statistics(1, 2, 0.5, 2.0), [[0.5, 0.5, 2, 2]])
+
+
+def test_shadows_may_follow_matrices():
+    """The moving statistics [M, 2 S] have averages [D, M, 2 S]."""
+    rng = np.random.default_rng()
+    shadows, values = rng.normal(size=(2, 3, 4)).astype(np.float32), rng.normal(size=(3, 4)).astype(np.float32)
+    decays = np.array([0.25, 0.9], np.float32)
+    ours = update_shadows(tf.constant(shadows), tf.constant(decays), tf.constant(values)).numpy()
+    expected = decays[:, None, None] * shadows + (1 - decays[:, None, None]) * values
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
