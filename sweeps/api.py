@@ -78,7 +78,7 @@ def launch(
     all_overrides = [*overrides, *(f"{key}={value}" for key, value in asked.items() if value is not None)]
     settings = _load(sweep, all_overrides)
     _check_backend(backend)
-    summary = config.check_data(settings)
+    summary = config.check_data(settings, "settings" if isinstance(sweep, Mapping) else str(sweep))
     folder = RunFolder.create(Path(out) if out else Path("runs") / settings.name, config.to_toml(settings))
     try:
         with folder.lock():
@@ -113,7 +113,7 @@ def resume(
     run_folder = RunFolder.open(Path(folder))
     _check_backend(backend)
     settings = _extended(run_folder, trajectories, time_budget)
-    config.check_data(settings)
+    config.check_data(settings, str(run_folder.settings))
     with run_folder.lock():
         study = _load_study(settings, run_folder)
         history = read_history(read_entries(run_folder.curves))

@@ -268,10 +268,10 @@ def _build(mapping: dict[str, Any]) -> Sweep:
     return Sweep(core, settings, space, trainable.steps, trainable.num_towers)
 
 
-def check_data(sweep: Sweep) -> str:
+def check_data(sweep: Sweep, source: str) -> str:
     """Let the trainable read and check the data that its settings name, if it can: a line that sums it up, or "".
 
-    Raises SettingsError.
+    ``source`` is where the settings are from, as errors tell it. Raises SettingsError.
     """
     trainable = load_trainable(sweep.trainable)(sweep.settings)
     if not hasattr(trainable, "check_data"):
@@ -279,7 +279,7 @@ def check_data(sweep: Sweep) -> str:
     try:
         return str(trainable.check_data())
     except ValueError as error:
-        raise rule_broken(error).within(sweep.name) from error
+        raise rule_broken(error).within(source) from error
 
 
 def _expanded(trainable_class: type[Trainable], sections: dict[str, Any]) -> dict[str, Any]:

@@ -312,7 +312,8 @@ def _finish(plan: Plan, state: State, slot: int, outcome: Outcome) -> Step:
 def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measurement, bracket: int) -> str | None:
     step = measurement.step
     if measurement.diverged or not isfinite(measurement.best_loss):
-        return f"step {step}: diverged, the loss is no longer a number"
+        first = next((point.step for point in measurement.curve if not isfinite(point.train_loss)), step)
+        return f"step {step}: diverged, the loss is no longer a number (step {first})"
     if step >= plan.rungs[-1]:
         return None
     if _out_of_time(plan, state):

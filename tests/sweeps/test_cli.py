@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -275,3 +276,48 @@ def test_a_closed_pipe_is_no_traceback(finished):
     shell = f"{sys.executable} -m sweeps schema | head -c 10"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True, env=environment())
     assert done.stderr == ""
+
+
+def test_bad_data_is_one_line_and_nothing_is_written(tmp_path):
+    path = tmp_path / "images.npz"
+    np.savez(path, x=np.full((50, 8, 8), np.nan), y=np.arange(50) % 2)
+    sweep = tmp_path / "mine.toml"
+    sweep.write_text(f"[data]\ndataset = 'npz'\npath = '{path}'\n[train]\nbatch_size = 16\n")
+    done = towersweep("launch", sweep, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    rule = "x is 'not finite', but must be free of NaN and infinity"
+    assert done.stderr == f"error: {sweep}: {path}: {rule}\n"
+    assert not (tmp_path / "run").exists()
+
+
+OWN_IMAGES = """
+[data]
+dataset = "npz"
+path = "images.npz"
+[model]
+conv_widths = [4]
+fc_widths = [8]
+[train]
+batch_size = 16
+steps = 30
+[search]
+trajectories = 2
+pruner = "none"
+"""
+
+
+def test_images_of_ones_own_are_swept(tmp_path):
+    """The whole way, from an archive to report and evaluation; the data are summed up in the log."""
+    rng = np.random.default_rng()
+    labels = np.arange(200) % 4
+    images = (60 * labels[:, None, None] + rng.integers(0, 40, (200, 8, 8))).astype(np.uint8)
+    np.savez(tmp_path / "images.npz", x=images, y=labels)
+    (tmp_path / "mine.toml").write_text(OWN_IMAGES)
+    done = towersweep("launch", "mine.toml", "--out", "run", "--backend", "inline", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["counts"]["complete"] == len(report["trials"]) > 2
+    log = (tmp_path / "run" / "driver.log").read_text()
+    assert "data: train 120, eval 40, test 40 images of 8x8x1 uint8, 4 classes of 30 to 30" in log
+    rows = json.loads(towersweep("evaluate", tmp_path / "run", "--json").stdout)["rows"]
+    assert {row["part"] for row in rows} == {"eval", "test"}

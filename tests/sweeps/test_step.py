@@ -82,7 +82,15 @@ def test_a_loss_that_is_no_number_ends_the_trajectory_as_diverged():
     _, actions = step.on_event(PLAN, state, step.Reached(0, measurement(10, 0.5, train_loss=float("nan")), 1.0))
     finish = next(a for a in actions if isinstance(a, Finish))
     assert finish.outcome.state is TrialState.PRUNED
-    assert "step 10: diverged" in finish.outcome.reason
+    assert finish.outcome.reason == "step 10: diverged, the loss is no longer a number (step 10)"
+
+
+def test_where_a_loss_ceased_to_be_a_number_is_told_apart_from_where_that_was_seen():
+    points = (CurvePoint(3, 1.0), CurvePoint(6, float("inf")), CurvePoint(10, float("nan")))
+    state, _ = begin()
+    _, actions = step.on_event(PLAN, state, step.Reached(0, Measurement(10, points, (Score(0.5, 0.5),)), 1.0))
+    finish = next(a for a in actions if isinstance(a, Finish))
+    assert finish.outcome.reason.endswith("(step 6)")
 
 
 def test_the_best_few_are_kept_and_the_worst_of_them_dropped():

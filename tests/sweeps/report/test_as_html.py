@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sweeps import report
-from sweeps.records import Failure, FailureKind, TrialState, Verdict
+from sweeps.records import Failure, FailureKind, Plateau, TrialState, Verdict
 from sweeps.report.as_html import MAX_ROWS, duration, render, value_range
 from tests.support.records import large_sweep, mixed_sweep, sweep, trial
 
@@ -98,6 +98,14 @@ def test_the_top_says_what_came_out():
     assert "Stalls with bn_placement logits (2 of 4); all others: 0 of 1. 1 of 6 ended too early to tell." in words
     assert "1 × worker lost: the worker <b>died</b>" in words
     assert "not finished when this was written" in words
+
+
+def test_the_page_says_which_losses_are_stalled_at():
+    places = [Plateau(5.4, "ln C", 6.5), Plateau(6.1, "ln C", 6.5), Plateau(1.4, "logits-BN floor", 1.3)]
+    stalled = [trial(n, verdict=Verdict.STALLED, plateau=place) for n, place in enumerate(places)]
+    assert "2 nearest to ln C (6.5), at 5.4 to 6.1; 1 nearest to logits-BN floor (1.3), at 1.4" in render(
+        sweep(*stalled), "trials.csv"
+    )
 
 
 def test_without_trials_the_page_says_so():

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps import report
 from sweeps.errors import RunFolderError
-from sweeps.records import CurvePoint, FailureKind, Score, SweepRecord, TrialState, Verdict
+from sweeps.records import CurvePoint, FailureKind, Plateau, Score, SweepRecord, TrialState, Verdict
 from sweeps.report import as_json
 from tests.support.records import large_sweep, mixed_sweep, sweep, trial
 
@@ -126,6 +126,15 @@ def test_a_readout_that_was_not_evaluated_at_a_step_is_null_there():
 def test_a_failure_keeps_its_kind_and_message_but_no_traceback():
     failed = strictly_parsed(mixed_sweep())["trials"][3]
     assert failed["failure"] == {"kind": "worker lost", "message": "the worker <b>died</b>"}
+
+
+def test_a_plateau_is_told_with_its_reference():
+    found = Plateau(2.31, "ln C", math.log(10))
+    record = sweep(trial(0, verdict=Verdict.STALLED, plateau=found), trial(1))
+    built = as_json.build(record)
+    jsonschema.validate(json.loads(as_json.render(record)), SCHEMA)
+    assert built["trials"][0]["plateau"] == {"loss": 2.31, "reference": "ln C", "reference_loss": math.log(10)}
+    assert built["trials"][1]["plateau"] is None
 
 
 def test_numbers_survive_to_the_last_bit(tmp_path):
