@@ -1,13 +1,14 @@
 """Images a second of one training step: ours against Keras, MirroredStrategy, and against ourselves.
 
-    python benchmarks/tower_step.py [--rounds 7] [--profile]
+    python benchmarks/tower_step.py [--rounds 9] [--network small|tutorial|both] [--profile]
 
 Every contestant is a process of its own with two CPU threads, warmed up and then idle until its turn comes. Rounds
 go through all of them in turn, so that what the machine does meanwhile hits all alike; ratios are taken within a
 round, and their medians are printed. Same network, batch, optimizer (Adam) and EMA for all; Keras trains by
 ``fit`` on arrays in memory. BN stands on conv and fc unless said otherwise.
 
-``--profile`` says where a step's time goes: against the floor of the convolutions and matrix products alone.
+"measured" is a trajectory with everything that is reported at the default intervals, "bare" the same steps with
+nothing measured at all. ``--profile`` prints where one step's time goes, by kind of operation, instead.
 """
 
 from __future__ import annotations
@@ -16,21 +17,37 @@ import argparse
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 THREADS, BATCH, DECAY = 2, 128, 0.99
+EVAL_EVERY, EVAL_IMAGES = 100, 359  # The default, and digits' eval part.
+
+# Kinds of operation in a profile: words, and what their names contain; the first that fits.
+KINDS = {
+    "convolutions": ("Conv2D",),
+    "matrix products": ("MatMul",),
+    "batch normalization (images)": ("FusedBatchNorm",),
+    "pooling": ("MaxPool",),
+    "ReLU, backward": ("ReluGrad",),
+    "Adam": ("ResourceApplyAdam",),
+    "all else: EMA, BN of features, loss, joins, gathers": ("",),
+}
+# What a profile lists besides operations, with the operations' time in it.
+NOT_OPERATIONS = ("_train_steps", "Eager", "TFE_", "Run", "Process", "FunctionRun", "ParallelFor", "tf.constant")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network and the images it is timed on; ``steps`` a round, so that a round takes about half a second."""
+    """A network and the images it is timed on; ``steps`` a round, so that a round takes about a second."""
 
     name: str
     image_shape: tuple[int, int, int]
@@ -39,18 +56,25 @@ class Network:
     steps: int
 
 
-SMALL = Network("small", (8, 8, 1), (32, 32), (128, 64), 96)
-TUTORIAL = Network("tutorial", (24, 24, 3), (64, 64), (384, 192), 6)
+SMALL = Network("small", (8, 8, 1), (32, 32), (128, 64), 200)
+TUTORIAL = Network("tutorial", (24, 24, 3), (64, 64), (384, 192), 12)
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """``framework``: ours, keras, mirrored, or floor (the products alone, forward and backward)."""
+    """``framework``: ours, measured, bare, keras, mirrored, or floor (the products alone, both ways)."""
 
     framework: str
     network: Network
     towers: int = 1
     bn: str = "conv+fc"
+
+    @property
+    def steps(self) -> int:
+        """A round's; where measuring is timed, a multiple of the steps between evaluations."""
+        if self.framework in ("measured", "bare"):
+            return -(-self.network.steps // EVAL_EVERY) * EVAL_EVERY
+        return self.network.steps
 
 
 # What is shown: (words, faster, slower, bar): the ratio of images a second, or of costs where the bar is a most.
@@ -80,6 +104,7 @@ SHOWN: list[tuple[str, Callable[[Network], tuple[Contestant, Contestant]], float
         1.3,
         "at most",
     ),
+    ("cost of measuring", lambda n: (Contestant("bare", n), Contestant("measured", n)), 1.03, "at most"),
     (
         "cost of a step against its products alone",
         lambda n: (Contestant("floor", n), Contestant("ours", n)),
@@ -107,6 +132,7 @@ def ours(contestant: Contestant) -> Callable[[], None]:
 
     network = contestant.network
     part = Part(*images_and_labels(network))
+    steps = contestant.steps
     run_module.load = lambda _: Dataset(part, part, part, 10)
     size, channels = network.image_shape[0], network.image_shape[2]
     settings = TrialSettings(
@@ -114,9 +140,33 @@ def ours(contestant: Contestant) -> Callable[[], None]:
         model=ModelSettings(network=network.name, towers=contestant.towers, bn_placement=contestant.bn),
         train=TrainSettings(steps=10**9, batch_size=BATCH, eval_every=10**9),
     )
-    devices = Devices(contestant.towers, 0.0, THREADS)
-    run = ToweredCNN(settings).start({}, [{"ema_decay": DECAY}], 0, devices)
-    return lambda: run._train_to(run._step + network.steps)
+    if contestant.framework == "bare":
+        _measure_nothing()
+    if contestant.framework == "measured":
+        settings = replace(settings, train=replace(settings.train, eval_every=EVAL_EVERY))
+    run = ToweredCNN(settings).start({}, [{"ema_decay": DECAY}], 0, Devices(contestant.towers, 0.0, THREADS))
+    if contestant.framework == "measured":
+        run._data = replace(run._data, eval=Part(part.images[:EVAL_IMAGES], part.labels[:EVAL_IMAGES]))
+        return lambda: run.advance(run._step + steps)
+    return lambda: run._train_to(run._step + steps)
+
+
+def _measure_nothing() -> None:
+    """Take out of this process' traced step what is only looked at."""
+    import tensorflow as tf
+
+    from model import diagnostics, run
+
+    take_all = diagnostics.Diagnostics.__init__
+
+    def take_none(self: Any, *arguments: Any) -> None:
+        take_all(self, *arguments)
+        self.names = []
+
+    diagnostics.Diagnostics.__init__ = take_none
+    diagnostics.Diagnostics.take = lambda *_: tf.zeros([0])
+    run.TrainingRun._ends = lambda self, first, target: [target]
+    run.memory_mib = lambda placement: 0.0
 
 
 def keras_network(network: Network, bn: str) -> Any:
@@ -223,7 +273,8 @@ def contest(contestant: Contestant, pipe: Connection) -> None:
     """A contestant's process: warm up, then run a round whenever asked, and answer with its seconds."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    makers = {"ours": ours, "keras": keras_fit, "mirrored": keras_fit, "floor": floor}
+    makers = dict.fromkeys(("ours", "measured", "bare"), ours)
+    makers |= {"keras": keras_fit, "mirrored": keras_fit, "floor": floor}
     once = makers[contestant.framework](contestant)
     once()
     once()
@@ -248,22 +299,56 @@ def race(contestants: list[Contestant], rounds: int) -> dict[Contestant, list[fl
         print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
         for contestant, pipe in pipes.items():
             pipe.send(True)
-            seconds[contestant].append(pipe.recv() / contestant.network.steps)
+            seconds[contestant].append(pipe.recv() / contestant.steps)
     print(file=sys.stderr)
     for pipe in pipes.values():
         pipe.send(False)
     return seconds
 
 
+def profile(network: Network) -> None:
+    """Print the milliseconds of a step by kind of operation, as TensorFlow's own profiler times them."""
+    once = ours(Contestant("ours", network))
+    once()
+    once()
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        once()
+        tf.profiler.experimental.stop()
+        (found,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(found.read_bytes())
+    spent = dict.fromkeys(KINDS, 0.0)
+    for plane in (each for each in space.planes if each.name.startswith("/host:CPU")):
+        for event in (event for line in plane.lines for event in line.events):
+            name = plane.event_metadata[event.metadata_id].name.rpartition(":")[2].strip()
+            if not name.startswith(("__inference", *NOT_OPERATIONS)):
+                kind = next(kind for kind, parts in KINDS.items() if any(part in name for part in parts))
+                spent[kind] += event.duration_ps / 1e9 / network.steps
+    total = sum(spent.values())
+    print(f"\n{network.name}: a step of {BATCH} images, one tower, BN on conv+fc: {total:.2f} ms in operations")
+    for kind, milliseconds in spent.items():
+        print(f"  {kind:54} {milliseconds:8.2f} ms  {milliseconds / total:4.0%}")
+
+
 def main() -> None:
     """Race, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--network", choices=["small", "tutorial", "both"], default="both")
+    parser.add_argument("--only", default="", help="those comparisons whose words hold this")
+    parser.add_argument("--profile", action="store_true")
     chosen = parser.parse_args()
     networks = [n for n in (SMALL, TUTORIAL) if chosen.network in (n.name, "both")]
-    for network in networks:
-        pairs = [(words, *make(network), bar, sense) for words, make, bar, sense in SHOWN]
+    for network in networks if chosen.profile else []:
+        # A process each, as devices and programs are a process's.
+        worker = get_context("spawn").Process(target=profile, args=(network,))
+        worker.start()
+        worker.join()
+    for network in networks if not chosen.profile else []:
+        pairs = [(words, *make(network), bar, sense) for words, make, bar, sense in SHOWN if chosen.only in words]
         contestants = list(dict.fromkeys(each for pair in pairs for each in pair[1:3]))
         seconds = race(contestants, chosen.rounds)
         print(f"\n{network.name}, batch {BATCH}, {THREADS} CPU threads; milliseconds a step (median)")

@@ -226,7 +226,7 @@ class TrainSettings:
     """Of the data's order and augmentation; left out: the trial's own seed."""
     report_every: int = 10
     """Steps between points of the training curve."""
-    eval_every: int = 50
+    eval_every: int = 100
     """Steps between evaluations with the first readout, besides the rungs."""
     eval_weights: Literal["auto", "raw", "averaged"] = "auto"
     """Evaluate raw or averaged weights; auto: averaged where ema_decay is above 0."""

@@ -18,8 +18,8 @@ class Score:
 class CurvePoint:
     """``train_loss`` is the mean over the steps since the previous point; ``score`` the first readout's.
 
-    ``metrics``: l2_loss, gradient_norm (means over the same steps, the norm before clipping); logits_stddev and
-    the entries of ``model.diagnostics`` at the step itself; images_per_second, memory_mib where a call ended.
+    ``metrics``: l2_loss, gradient_norm (means over the same steps, the norm before clipping); the entries of
+    ``model.diagnostics`` at the step itself; images_per_second, memory_mib where training was halted.
     """
 
     step: int

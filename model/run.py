@@ -191,7 +191,6 @@ class TrainingRun:
             metrics = {
                 "l2_loss": _mean(log.penalties[window]),
                 "gradient_norm": _mean(log.gradient_norms[window]),
-                "logits_stddev": float(log.logits_stddevs[last]),
             }
             diagnostics = zip(self._program.diagnostics.names, log.diagnostics[last], strict=True)
             metrics |= {name: float(value) for name, value in diagnostics}

@@ -21,15 +21,12 @@ Batch = tuple["tf.Tensor", "tf.Tensor"]
 
 @dataclass(frozen=True)
 class TowerResult:
-    """One tower's mean cross-entropy [], gradient [P] and batch statistics [2 S] (means, then variances).
-
-    ``logits_stddev`` []: the deviation of a logit over the tower's images, as a root mean square over classes.
-    """
+    """One tower's mean cross-entropy [], gradient [P], batch statistics [2 S] (means, variances) and logits."""
 
     loss: tf.Tensor
     gradient: tf.Tensor
     statistics: tf.Tensor
-    logits_stddev: tf.Tensor
+    logits: tf.Tensor
 
 
 def run_towers(
@@ -76,7 +73,7 @@ def run_tower(
         logits = forward(layout, model, weights, images, normalize)
         loss, objective = _losses(logits, labels, smoothing)
     gradient = _flat_gradient(layout, tape.gradient(objective, weights))
-    return TowerResult(loss, gradient, _statistics(layout, found), _stddev(logits))
+    return TowerResult(loss, gradient, _statistics(layout, found), logits)
 
 
 def _run_together(
@@ -123,7 +120,7 @@ def _run_together(
     for index, device in enumerate(devices):
         with tf.device(device):
             gradient = _flat_gradient(layout, every[index * size : (index + 1) * size])
-            results.append(TowerResult(losses[index], gradient, statistics, _stddev(logits[index])))
+            results.append(TowerResult(losses[index], gradient, statistics, logits[index]))
     return results
 
 
@@ -147,7 +144,3 @@ def _statistics(layout: Layout, found: dict[str, tuple[tf.Tensor, tf.Tensor]]) -
     order = [name for name, _ in layout.bn_channels]
     rows = [found[name][0] for name in order] + [found[name][1] for name in order]
     return tf.concat(rows, axis=0) if rows else tf.zeros([0])
-
-
-def _stddev(logits: tf.Tensor) -> tf.Tensor:
-    return tf.sqrt(tf.reduce_mean(tf.math.reduce_variance(logits, axis=0)))

@@ -142,7 +142,6 @@ class StepLog:
     losses: Array
     penalties: Array
     gradient_norms: Array
-    logits_stddevs: Array
     diagnostics: Array
 
 
@@ -262,15 +261,14 @@ class Program:
         numbers = Hyper(*tf.unstack(hyper))
         next_batches = self._feed.start(indices, seed)
         num_steps = tf.shape(indices)[0]
-        scalars = tf.TensorArray(tf.float32, size=num_steps, element_shape=[4])
+        scalars = tf.TensorArray(tf.float32, size=num_steps, element_shape=[3])
         diagnostics = tf.TensorArray(tf.float32, size=num_steps, element_shape=[len(self.diagnostics.names)])
         for i in tf.range(num_steps):
             done = first_step + tf.cast(i, tf.int64) + 1
-            before = self._copy_if(reported[i])
             towers = self._run_towers(next_batches, i, done - 1, numbers)
             scalars = scalars.write(i, self._update(towers, done, learning_rates[i], numbers, momenta, decays))
             diagnostics = diagnostics.write(
-                i, self._diagnose_if(reported[i], before, towers, done, momenta, watched)
+                i, self._diagnose_if(reported[i], towers, done, learning_rates[i], numbers, momenta, watched)
             )
         return (*tf.unstack(scalars.stack(), axis=1), diagnostics.stack())
 
@@ -301,13 +299,12 @@ class Program:
             gradient = (
                 tf.add_n([tower.gradient for tower in towers]) / len(towers) + hyper.weight_decay * penalised
             )
-            norm = tf.norm(gradient)
+            norm = tf.sqrt(2 * tf.nn.l2_loss(gradient))
             # As tf.clip_by_global_norm; with nothing to clip the factor is exactly 1.
             self._apply(gradient * tf.minimum(1.0, hyper.clip_norm / norm), learning_rate, done, hyper)
             self._update_averages([tower.statistics for tower in towers], done, momenta, decays)
             loss = tf.add_n([tower.loss for tower in towers]) / len(towers)
-            spread = tf.add_n([tower.logits_stddev for tower in towers]) / len(towers)
-            return tf.stack([loss, hyper.weight_decay * tf.nn.l2_loss(penalised), norm, spread])
+            return tf.stack([loss, hyper.weight_decay * tf.nn.l2_loss(penalised), norm])
 
     def _apply(self, gradient: tf.Tensor, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> None:
         """Adam (Kingma & Ba, arXiv 1412.6980; epsilon outside the bias correction), or TensorFlow's Momentum."""
@@ -351,16 +348,22 @@ class Program:
             )
         self._shadows.assign(update_shadows(self._shadows.read_value(), effective, self._weights.read_value()))
 
-    def _copy_if(self, wanted: tf.Tensor) -> tf.Tensor:
-        """The weights before the step, where they will be compared: otherwise the optimizer works in place."""
-        return tf.cond(wanted, lambda: tf.identity(self._weights.read_value()), lambda: tf.zeros([0]))
+    def _last_change(self, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> tf.Tensor:
+        """[P]: what the optimizer has just added to the weights, from its slots; a copy would cost every step."""
+        first, second = self._variables["first_moment"], self._variables["second_moment"]
+        if self.structure.optimizer == "sgd":
+            return -learning_rate * first
+        t = tf.cast(done, tf.float32)
+        rate = learning_rate * tf.sqrt(1.0 - tf.pow(hyper.beta2, t)) / (1.0 - tf.pow(hyper.beta1, t))
+        return -rate * first / (tf.sqrt(second) + hyper.epsilon)
 
     def _diagnose_if(
         self,
         wanted: tf.Tensor,
-        before: tf.Tensor,
         towers: list[TowerResult],
         done: tf.Tensor,
+        learning_rate: tf.Tensor,
+        hyper: Hyper,
         momenta: tf.Tensor,
         watched: tf.Tensor,
     ) -> tf.Tensor:
@@ -368,9 +371,9 @@ class Program:
             row = watched[0]
             moving = self._debiased(self._moving[row : row + 1], momenta[row : row + 1], done)[0]
             batch = tf.add_n([tower.statistics for tower in towers]) / len(towers)
-            after, shadow = self._weights.read_value(), self._shadows[watched[1] : watched[1] + 1]
-            before.set_shape(after.shape)
-            return self.diagnostics.take(before, after, shadow, moving, batch)
+            shadow = self._shadows[watched[1] : watched[1] + 1]
+            change, logits = self._last_change(learning_rate, done, hyper), [tower.logits for tower in towers]
+            return self.diagnostics.take(change, self._weights.read_value(), logits, shadow, moving, batch)
 
         with tf.device(self._placement.variables):
             return tf.cond(wanted, diagnose, lambda: tf.zeros([len(self.diagnostics.names)]))

@@ -302,6 +302,31 @@ def test_diagnostics_are_what_their_names_say():
     assert metrics["memory_mib"] == pytest.approx(psutil.Process().memory_info().rss / 2**20, rel=0.5)
 
 
+@pytest.mark.parametrize("towers", [1, 2])
+def test_bn_without_gamma_makes_the_deviation_of_the_logits_one(towers):
+    model = {"bn_placement": "logits", "bn_gamma": False, "bn_epsilon": 2e-5, "towers": towers}
+    metrics = make_trainable(**model).start({}, [{}], 0, (ONE, TWO)[towers - 1]).advance(20).curve[-1].metrics
+    # But for epsilon, which has its share of the small variances at the start.
+    assert metrics["logits_stddev"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_update_ratio_of_sgd_follows_the_schedule():
+    """Plain SGD: dW is rate times gradient, so its norm over all kernels is below rate times the gradient's."""
+    train = TrainSettings(
+        batch_size=16, steps=60, report_every=1, optimizer="sgd", sgd_momentum=0.0, lr_schedule="cosine"
+    )
+    run = make_trainable(train=train).start({"learning_rate": 0.1}, [{}], 0, ONE)
+    for step in (1, 30, 59):
+        before = run.advance(step - 1) and run.weights() if step > 1 else run.weights()
+        point = run.advance(step).curve[-1]
+        layout, low = run._program.layout, 0
+        for variable in layout.variables:
+            cut = slice(low, low := low + variable.size)
+            if variable.name == "fc1/kernel":
+                expected = np.linalg.norm(run.weights()[cut] - before[cut]) / np.linalg.norm(before[cut])
+        assert point.metrics["update_ratio/fc1"] == pytest.approx(expected, rel=1e-2)
+
+
 def test_loss_and_gradient_norm_are_means_over_the_window():
     each = make_trainable(train=TrainSettings(batch_size=16, steps=60, report_every=1, weight_decay=0.01))
     windows = make_trainable(train=TrainSettings(batch_size=16, steps=60, report_every=5, weight_decay=0.01))
