@@ -99,7 +99,9 @@ class TrainingRun:
                 points[-1] = replace(points[-1], score=self._score(self._pairs[0], self._data.eval))
         scores = tuple(self._score(pair, self._data.eval) for pair in self._pairs)
         points[-1] = replace(points[-1], score=scores[0])
-        return self._measurement(points, scores, began)
+        ended = to_step >= self._settings.train.steps
+        test_scores = tuple(self._score(pair, self._data.test) for pair in self._pairs) if ended else ()
+        return replace(self._measurement(points, scores, began), test_scores=test_scores)
 
     def state(self) -> bytes:
         """Everything that is needed to go on from here in another process."""

@@ -49,6 +49,7 @@ def measurement_entry(
             [p.step, _finite(p.train_loss), _score_to_json(p.score), {k: _finite(v) for k, v in p.metrics.items()}]
             for p in measurement.curve
         ],
+        "test_scores": [_score_to_json(score) for score in measurement.test_scores],
         "references": {name: loss for name, loss in measurement.references.items() if isfinite(loss)},
     }
 
@@ -83,6 +84,7 @@ class TrajectoryHistory:
     points: dict[int, CurvePoint] = field(default_factory=dict)
     scores: dict[int, dict[int, Score]] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
+    test: dict[int, Score] = field(default_factory=dict)
     reason: str = ""
     failure: Failure | None = None
 
@@ -116,6 +118,9 @@ class TrajectoryHistory:
         self.references = entry.get("references", self.references)
         if entry["step"] in self.scores:
             return
+        if tests := entry.get("test_scores"):
+            pairs = zip(entry["trials"], tests, strict=True)
+            self.test = {number: _score_from_json(score) for number, score in pairs}
         pairs = zip(entry["trials"], entry["scores"], strict=True)
         self.scores[entry["step"]] = {number: _score_from_json(score) for number, score in pairs}
         for step, loss, score, metrics in entry["curve"]:
@@ -212,6 +217,7 @@ def _trial_record(
         started=past.started,
         ended=past.ended,
         plateau=plateau,
+        test=past.test.get(trial.number),
     )
 
 

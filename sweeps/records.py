@@ -56,7 +56,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Score:
-    """One readout's evaluation: mean cross-entropy (nats) and accuracy (0..1) on the eval part."""
+    """One readout's evaluation: mean cross-entropy (nats) and accuracy (0..1), on the eval part unless said."""
 
     eval_loss: float
     eval_accuracy: float
@@ -85,6 +85,7 @@ class Measurement:
     ``scores`` holds one score a readout, in the order in which the readouts were given.
     ``seconds`` is the worker's own time since the previous measurement.
     ``references`` are losses (nats) with a name that a plateau may be compared with, such as the loss of a guess.
+    ``test_scores``, where there are any, are the readouts' on a test part, which no decision of a sweep looks at.
     """
 
     step: int
@@ -92,12 +93,16 @@ class Measurement:
     scores: tuple[Score, ...]
     seconds: float = 0.0
     references: Mapping[str, float] = field(default_factory=dict)
+    test_scores: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
         if self.step < 1:
             raise ValueError(f"measurement.step is {self.step}, but must be at least 1")
         if not self.scores:
             raise ValueError("measurement.scores is empty, but must hold one score a readout")
+        if self.test_scores and len(self.test_scores) != len(self.scores):
+            count, rule = len(self.test_scores), f"must hold none, or one a readout, {len(self.scores)}"
+            raise ValueError(f"measurement.test_scores holds {count}, but {rule}")
         steps = [point.step for point in self.curve]
         if not steps or steps[-1] != self.step or any(a >= b for a, b in pairwise(steps)):
             raise ValueError(f"measurement.curve has steps {steps}, but must rise strictly to {self.step}")
@@ -181,7 +186,8 @@ class TrialRecord:
 
     ``curve`` is the trajectory's; its ``score`` is this trial's own readout, where that was measured.
     ``value`` is the eval loss at the last measured step; None while nothing was measured.
-    ``started`` and ``ended`` are seconds since the sweep's first start.
+    ``started`` and ``ended`` are seconds since the sweep's first start. ``test`` is the score on the test part, of
+    a trial whose trajectory reached its last step.
     """
 
     number: int
@@ -199,6 +205,7 @@ class TrialRecord:
     started: float = 0.0
     ended: float | None = None
     plateau: Plateau | None = None
+    test: Score | None = None
 
 
 @dataclass(frozen=True)

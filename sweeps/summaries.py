@@ -57,6 +57,9 @@ def status_text(record: SweepRecord, *, live: bool) -> str:
         lines.append("verdicts: " + ", ".join(f"{n} {verdict}" for verdict, n in facts["verdicts"].items()))
     if best := record.best():
         lines.append(f"best: eval_loss {best.value:.4g}, trial {best.number}, {describe(best.params)}")
+        if best.test is not None:
+            accuracy = f"accuracy {best.test.eval_accuracy:.2%}"
+            lines.append(f"its loss on the test part, seen by no decision: {best.test.eval_loss:.4g}, {accuracy}")
     return "\n".join(lines)
 
 

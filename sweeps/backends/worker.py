@@ -68,6 +68,7 @@ def checked_measurement(given: Any, to_step: int, num_readouts: int) -> Measurem
             curve=tuple(_point(point) for point in given.curve),
             scores=_scores(given.scores),
             seconds=float(given.seconds),
+            test_scores=_scores(getattr(given, "test_scores", ())),
             references={str(k): float(v) for k, v in getattr(given, "references", {}).items()},
         )
     except (AttributeError, TypeError, ValueError) as error:

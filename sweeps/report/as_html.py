@@ -98,6 +98,7 @@ def headline(record: SweepRecord) -> dict[str, str] | None:
         "verdict": best.verdict.value,
         "step": str(best.steps),
         "params": show_params(best.params),
+        "test": "" if best.test is None else f"{best.test.eval_loss:.4g} (accuracy {best.test.eval_accuracy:.2%})",
     }
 
 

@@ -33,6 +33,13 @@ class Counts(TypedDict):
     trajectories: int
 
 
+class Test(TypedDict):
+    """A score on the test part, which no decision of the sweep looked at."""
+
+    loss: float | None
+    accuracy: float | None
+
+
 class Best(TypedDict):
     """The completed trial with the lowest eval loss."""
 
@@ -41,6 +48,7 @@ class Best(TypedDict):
     params: dict[str, ParamValue | None]
     verdict: str
     step: int
+    test: NotRequired[Test | None]
 
 
 class Plateau(TypedDict):
@@ -195,7 +203,14 @@ def _best(record: SweepRecord) -> Best | None:
         "params": _params(best.params),
         "verdict": best.verdict.value,
         "step": best.steps,
+        "test": _test(best),
     }
+
+
+def _test(trial: TrialRecord) -> Test | None:
+    if trial.test is None:
+        return None
+    return {"loss": finite(trial.test.eval_loss), "accuracy": finite(trial.test.eval_accuracy)}
 
 
 def _trial(trial: TrialRecord) -> Trial:

@@ -403,6 +403,17 @@ def test_the_evaluation_matrix_holds_what_was_measured():
     assert len(table) == 6
 
 
+def test_the_test_part_is_scored_at_the_last_step_only():
+    trainable = make_trainable(bn_placement="conv", ema_decay=0.9)
+    run = trainable.start({}, [{}, {"ema_decay": 0.0}], 0, ONE)
+    assert run.advance(20).test_scores == ()
+    measurement = run.advance(60)
+    rows = trainable.evaluate({}, [{}, {"ema_decay": 0.0}], 0, 0, ONE, run.state())
+    losses = {(row["weights"], row["part"]): row["loss"] for row in rows if row["statistics"] == "moving"}
+    told = [score.eval_loss for score in measurement.test_scores]
+    assert told == pytest.approx([losses["averaged", "test"], losses["raw", "test"]], rel=1e-6)
+
+
 def test_the_matrix_has_averaged_statistics_where_they_are_kept():
     trainable = make_trainable(bn_placement="conv", ema_decay=0.9, ema_statistics=True)
     run = trainable.start({}, [{}], 0, ONE)

@@ -3,6 +3,8 @@
 import json
 import math
 
+import pytest
+
 from sweeps.history import (
     SweepFacts,
     assemble,
@@ -128,3 +130,17 @@ def test_a_trial_that_was_asked_for_but_never_started_is_there():
     record = record_of([], [stored(8, TrialState.RUNNING)])
     assert record.trials[0].curve == ()
     assert record.trials[0].value is None
+
+
+def test_scores_on_the_test_part_go_to_their_trials_and_nowhere_else():
+    scores, tests = (Score(0.5, 0.8), Score(0.4, 0.9)), (Score(0.7, 0.6), Score(math.nan, 0.1))
+    measured = Measurement(30, (CurvePoint(30, 0.5, scores[0]),), scores, test_scores=tests)
+    record = record_of([measurement_entry(TRAJECTORY, 1, measured, 1.0)], [stored(8), stored(9)])
+    assert record.trials[0].test == tests[0]
+    assert math.isnan(record.trials[1].test.eval_loss)
+    assert [trial.value for trial in record.trials] == [0.5, 0.4]
+
+
+def test_one_test_score_a_readout_or_none():
+    with pytest.raises(ValueError, match="test_scores holds 1, but must hold none, or one a readout, 2"):
+        Measurement(1, (CurvePoint(1, 0.5),), (Score(0.5, 0.8),) * 2, test_scores=(Score(0.5, 0.8),))

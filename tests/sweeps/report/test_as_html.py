@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from sweeps import report
-from sweeps.records import Failure, FailureKind, Plateau, TrialState, Verdict
+from sweeps.records import Failure, FailureKind, Plateau, Score, TrialState, Verdict
 from sweeps.report.as_html import MAX_ROWS, duration, render, value_range
 from tests.support.records import large_sweep, mixed_sweep, sweep, trial
 
@@ -98,6 +98,11 @@ def test_the_top_says_what_came_out():
     assert "Stalls with bn_placement logits (2 of 4); all others: 0 of 1. 1 of 6 ended too early to tell." in words
     assert "1 × worker lost: the worker <b>died</b>" in words
     assert "not finished when this was written" in words
+
+
+def test_the_top_tells_the_test_part_if_there_is_one():
+    assert "its loss is 0.2 (accuracy 95.00%)" in render(sweep(trial(0, test=Score(0.2, 0.95))), "trials.csv")
+    assert "test part" not in render(sweep(trial(0)), "trials.csv")
 
 
 def test_the_page_says_which_losses_are_stalled_at():

@@ -92,6 +92,7 @@ def test_the_best_is_the_lowest_finite_completed_and_the_first_of_equals():
         "params": {"learning_rate": 0.5},
         "verdict": "converged",
         "step": 250,
+        "test": None,
     }
 
 
@@ -126,6 +127,13 @@ def test_a_readout_that_was_not_evaluated_at_a_step_is_null_there():
 def test_a_failure_keeps_its_kind_and_message_but_no_traceback():
     failed = strictly_parsed(mixed_sweep())["trials"][3]
     assert failed["failure"] == {"kind": "worker lost", "message": "the worker <b>died</b>"}
+
+
+def test_the_bests_test_score_is_told():
+    record = sweep(trial(0, test=Score(0.2, 0.95)))
+    jsonschema.validate(json.loads(as_json.render(record)), SCHEMA)
+    assert as_json.build(record)["best"]["test"] == {"loss": 0.2, "accuracy": 0.95}
+    assert as_json.build(sweep(trial(0)))["best"]["test"] is None
 
 
 def test_a_plateau_is_told_with_its_reference():
