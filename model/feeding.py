@@ -6,6 +6,7 @@ Both give the same numbers; only where the data waits differs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +23,13 @@ PREFETCH = 2  # Batches made ready ahead of the step.
 NextBatches = Callable[["tf.Tensor", "tf.Tensor"], list[Batch]]
 
 
+@lru_cache(maxsize=16)
+def _on_device(part: Part, device: str) -> Batch:
+    """All of a part, copied once a device, whatever the number of programs that learn from it."""
+    with tf.device(device):
+        return tf.identity(tf.constant(part.images)), tf.identity(tf.constant(part.labels))
+
+
 class Feed:
     """The training part, kept on every tower's device if it fits ``data.resident_mib``."""
 
@@ -31,9 +39,9 @@ class Feed:
         self.resident = part.images.nbytes <= preprocessing.settings.resident_mib * 2**20
         self._images, self._labels = [], []
         for device in placement.towers if self.resident else ():
-            with tf.device(device):
-                self._images.append(tf.identity(tf.constant(part.images)))
-                self._labels.append(tf.identity(tf.constant(part.labels)))
+            images, labels = _on_device(part, device)
+            self._images.append(images)
+            self._labels.append(labels)
 
     def start(self, indices: tf.Tensor, seed: tf.Tensor) -> NextBatches:
         """For one traced call's steps, which see ``indices`` [steps, batch]; ``seed`` [] is the augmentation's."""

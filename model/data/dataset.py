@@ -14,9 +14,9 @@ from model.checks import SettingError
 PARTS = ("train", "eval", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
-    """Images [N, H, W, C], uint8 or float32 as they are stored, and labels [N] int32."""
+    """Images [N, H, W, C], uint8 or float32 as they are stored, and labels [N] int32. Equal to itself only."""
 
     images: NDArray[Any]
     labels: NDArray[np.int32]

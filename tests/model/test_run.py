@@ -174,6 +174,14 @@ def test_streamed_data_gives_the_same_numbers_as_resident(data):
     assert curves[0] == curves[1]
 
 
+def test_programs_share_one_copy_of_the_data_a_device():
+    one = make_trainable(towers=2).start({"bn_placement": "conv"}, [{}], 3, TWO)._program._feed
+    other = make_trainable(towers=2).start({"bn_placement": "none"}, [{}], 3, TWO)._program._feed
+    assert one is not other
+    assert [a is b for a, b in zip(one._images, other._images, strict=True)] == [True, True]
+    assert [image.device.rsplit("device:", 1)[-1] for image in one._images] == ["CPU:0", "CPU:1"]
+
+
 def test_augmentation_does_not_depend_on_the_number_of_towers():
     one = make_trainable(data=AUGMENTED).start({}, [{}], 3, ONE).advance(1)
     two = make_trainable(data=AUGMENTED, towers=2).start({}, [{}], 3, TWO).advance(1)
