@@ -14,9 +14,11 @@ Array = NDArray[np.float64]
 
 
 def references(settings: TrialSettings, num_classes: int, label_entropy: float) -> dict[str, float]:
-    """By name: what a network reaches that knows nothing, that knows the labels' shares alone, or that has batch
-    normalization on its logits without a gamma."""
-    found = {"ln C": log(num_classes), "label entropy": label_entropy}
+    """By name: the loss of a network that knows everything, that knows nothing, that knows only the labels' shares
+    (where these differ), or that has batch normalization on its logits without a gamma."""
+    found = {"zero": 0.0, "ln C": log(num_classes)}
+    if found["ln C"] - label_entropy > 1e-3:
+        found["label entropy"] = label_entropy
     model = settings.model
     if "logits" in model.sites and not model.bn_gamma:
         towers = 1 if model.bn_statistics == "synchronized" else model.towers

@@ -74,7 +74,8 @@ def names(towers=1, **model):
 
 
 def test_which_references_a_trial_has():
-    assert names() == {"ln C": log(10), "label entropy": 2.25}
+    assert names() == {"zero": 0.0, "ln C": log(10), "label entropy": 2.25}
+    assert references(TrialSettings(), 10, log(10) - 1e-5) == {"zero": 0.0, "ln C": log(10)}
     assert names(bn_placement="conv+logits") == names()
     floor = names(bn_placement="conv+logits", bn_gamma=False)["logits-BN floor"]
     assert floor == logits_bn_floor(10, 16)
