@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= runs/digits
+BENCH ?= *
 
 .DEFAULT_GOAL := help
 .PHONY: help setup sweep view test check bench clean
@@ -34,8 +35,9 @@ check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## Run the benchmarks (minutes)
-	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+bench: $(STAMP)  ## Run the benchmarks (half an hour; BENCH=overhead for one)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	@for script in benchmarks/$(BENCH).py; do $(BIN)/python $$script || exit 1; done
 
 clean:  ## Remove caches (not .venv, not runs/)
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

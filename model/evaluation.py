@@ -8,6 +8,7 @@ import tensorflow as tf
 from model.batch_norm import normalize_batch, normalize_with
 from model.config import ModelSettings
 from model.data import Part
+from model.feeding import stored
 from model.measurement import Score
 from model.network import Layout, Normalize, forward, unflatten
 from model.preprocessing import Preprocessing
@@ -18,20 +19,27 @@ CHUNK = 500  # Images a call: bounds the memory of large evaluations.
 class Evaluator:
     """Traced evaluation of one structure; weights [P] and statistics [2 S] (means, then variances) are tensors."""
 
-    def __init__(self, layout: Layout, model: ModelSettings, preprocessing: Preprocessing) -> None:
+    def __init__(self, layout: Layout, model: ModelSettings, preprocessing: Preprocessing, device: str) -> None:
+        self._device = device
         self._layout = layout
         self._model = model
         self._preprocessing = preprocessing
         self._given = tf.function(self._with_given, reduce_retracing=True)
         self._batch = tf.function(self._with_batch, reduce_retracing=True)
 
-    def score(self, weights: tf.Tensor, statistics: tf.Tensor, part: Part) -> Score:
-        """Mean cross-entropy and accuracy over ``part``, with the statistics given."""
-        total = np.zeros(2)
-        for start in range(0, len(part.labels), CHUNK):
-            images, labels = part.images[start : start + CHUNK], part.labels[start : start + CHUNK]
-            total += [float(each) for each in self._given(weights, statistics, images, labels)]
-        return Score(*(total / len(part.labels)))
+    def scores(self, weights: tf.Tensor, statistics: tf.Tensor, part: Part) -> list[Score]:
+        """Mean cross-entropy and accuracy over ``part`` with each row of ``statistics`` [M, 2 S].
+
+        What comes before the first site of batch normalization is computed once for all rows.
+        """
+        images, labels = stored(part, self._device, self._preprocessing.settings)
+        num_rows = statistics.shape[0]
+        chunk = max(1, CHUNK // num_rows)
+        total = np.zeros([num_rows, 2])
+        for start in range(0, len(part.labels), chunk):
+            chosen = slice(start, start + chunk)
+            total += self._given(weights, statistics, images[chosen], labels[chosen]).numpy()
+        return [Score(float(loss), float(accuracy)) for loss, accuracy in total / len(part.labels)]
 
     def score_by_batch(self, weights: tf.Tensor, part: Part, batch_size: int) -> Score:
         """The same, each batch with its own statistics, as in training.
@@ -44,8 +52,8 @@ class Evaluator:
         for start in range(0, len(mixed), batch_size):
             batch = mixed[start : start + batch_size]
             sums, _ = self._batch(weights, part.images[batch], part.labels[batch])
-            total += [float(each) for each in sums]
-        return Score(*(total / len(mixed)))
+            total += sums.numpy()
+        return Score(*(float(each) for each in total / len(mixed)))
 
     def reestimate(self, weights: tf.Tensor, part: Part, batch_size: int) -> tf.Tensor:
         """[2 S]: statistics of fixed weights over all of ``part`` (precise BN: Wu & Johnson, arXiv 2105.07576).
@@ -61,23 +69,27 @@ class Evaluator:
 
     def _with_given(
         self, flat: tf.Tensor, statistics: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tf.Tensor:
+        """[M, 2]: sums of losses and of hits. The rows' features lie one after another along the batch's axis."""
         names = [name for name, _ in self._layout.bn_channels]
-        channels = [count for _, count in self._layout.bn_channels]
-        parts = tf.split(statistics, channels * 2) if names else []
-        means, variances = (
-            dict(zip(names, parts, strict=False)),
-            dict(zip(names, parts[len(names) :], strict=True)),
-        )
+        parts = tf.split(statistics, [count for _, count in self._layout.bn_channels] * 2, axis=1) if names else []
+        means = dict(zip(names, parts, strict=False))
+        variances = dict(zip(names, parts[len(names) :], strict=True))
+        num_rows, num_images = tf.shape(statistics)[0], tf.shape(images)[0]
 
         def normalize(name: str, x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None) -> tf.Tensor:
-            return normalize_with(x, gamma, beta, self._model.bn_epsilon, means[name], variances[name])
+            own = x.shape[1:]
+            rows = x[tf.newaxis] if name == names[0] else tf.reshape(x, [num_rows, num_images, *own])
+            of_a_row = [num_rows, *[1] * len(own), own[-1]]
+            mean, variance = tf.reshape(means[name], of_a_row), tf.reshape(variances[name], of_a_row)
+            normalized = normalize_with(rows, gamma, beta, self._model.bn_epsilon, mean, variance)
+            return tf.reshape(normalized, [-1, *own])
 
-        return _sums(self._logits(flat, images, normalize), labels)
+        logits = self._logits(flat, images, normalize)
+        rows = tf.reshape(logits, [-1, num_images, logits.shape[-1]])
+        return _sums(rows, tf.broadcast_to(labels, tf.shape(rows)[:2]))
 
-    def _with_batch(
-        self, flat: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
-    ) -> tuple[tuple[tf.Tensor, tf.Tensor], tf.Tensor]:
+    def _with_batch(self, flat: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         means: list[tf.Tensor] = []
         variances: list[tf.Tensor] = []
 
@@ -96,7 +108,8 @@ class Evaluator:
         return forward(self._layout, self._model, unflatten(self._layout, flat), seen, normalize)
 
 
-def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """[..., 2]: the sums of losses and of hits over the last axis of ``labels`` [..., N]."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
-    hits = tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), labels)
-    return tf.reduce_sum(losses), tf.reduce_sum(tf.cast(hits, tf.float32))
+    hits = tf.equal(tf.argmax(logits, axis=-1, output_type=tf.int32), labels)
+    return tf.stack([tf.reduce_sum(losses, axis=-1), tf.reduce_sum(tf.cast(hits, tf.float32), axis=-1)], axis=-1)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from model.config import DataSettings
 from model.data import Part
 from model.devices import Placement
 from model.preprocessing import Preprocessing, draw
@@ -30,18 +31,23 @@ def _on_device(part: Part, device: str) -> Batch:
         return tf.identity(tf.constant(part.images)), tf.identity(tf.constant(part.labels))
 
 
+def stored(part: Part, device: str, settings: DataSettings) -> Batch:
+    """All of a part: on ``device`` if it fits ``data.resident_mib``, else the arrays as they are."""
+    if part.images.nbytes <= settings.resident_mib * 2**20:
+        images_and_labels: Batch = _on_device(part, device)
+        return images_and_labels
+    return part.images, part.labels
+
+
 class Feed:
     """The training part, kept on every tower's device if it fits ``data.resident_mib``."""
 
     def __init__(self, part: Part, placement: Placement, preprocessing: Preprocessing, batch_size: int) -> None:
         self._part, self._towers = part, placement.towers
         self._preprocessing, self._batch_size = preprocessing, batch_size
-        self.resident = part.images.nbytes <= preprocessing.settings.resident_mib * 2**20
-        self._images, self._labels = [], []
-        for device in placement.towers if self.resident else ():
-            images, labels = _on_device(part, device)
-            self._images.append(images)
-            self._labels.append(labels)
+        copies = [stored(part, device, preprocessing.settings) for device in placement.towers]
+        self.resident = copies[0][0] is not part.images
+        self._images, self._labels = ([copy[i] for copy in copies] for i in (0, 1))
 
     def start(self, indices: tf.Tensor, seed: tf.Tensor) -> NextBatches:
         """For one traced call's steps, which see ``indices`` [steps, batch]; ``seed`` [] is the augmentation's."""

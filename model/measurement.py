@@ -33,7 +33,7 @@ class Measurement:
     """The points since the previous measurement, and one score a readout at ``step``.
 
     ``references``: losses with a name, that a plateau may be compared with. ``test_scores``: at the last step
-    only, one a readout on the test part, which nothing is decided by.
+    only, the best readout's on the test part, which nothing is decided by; None for every other.
     """
 
     step: int
@@ -41,4 +41,4 @@ class Measurement:
     scores: tuple[Score, ...]
     seconds: float
     references: Mapping[str, float] = field(default_factory=dict)
-    test_scores: tuple[Score, ...] = ()
+    test_scores: tuple[Score | None, ...] = ()

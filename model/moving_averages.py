@@ -51,11 +51,22 @@ def zero_debiased(moving: tf.Tensor, momenta: tf.Tensor, updates: tf.Tensor) -> 
 
 
 def effective_decays(decays: tf.Tensor, step: tf.Tensor, *, warmup: bool) -> tf.Tensor:
-    """[D]: with warm-up ``min(decay, (1 + t) / (10 + t))``, t being the steps done (num_updates in TensorFlow)."""
-    if not warmup:
-        return decays
-    t = tf.cast(step, tf.float32)
-    return tf.minimum(decays, (1.0 + t) / (10.0 + t))
+    """``decays`` [D] at a step [], or at several [K]: then [K, D].
+
+    With warm-up ``min(decay, (1 + t) / (10 + t))``, t being the steps done (num_updates in TensorFlow).
+    """
+    t = tf.cast(step, tf.float32)[..., tf.newaxis]
+    return tf.minimum(decays, (1.0 + t) / (10.0 + t) if warmup else tf.ones_like(t))
+
+
+def blend_shadows(shadows: tf.Tensor, decays: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """What ``update_shadows`` makes of several steps in turn, as one matrix product.
+
+    shadows: [D, P]; decays: [K, D], a row a step; values: [K, P]. Only rounding differs.
+    """
+    after = tf.math.cumprod(decays, axis=0, exclusive=True, reverse=True)
+    kept = tf.reduce_prod(decays, axis=0)[:, tf.newaxis]
+    return kept * shadows + tf.matmul((1.0 - decays) * after, values, transpose_a=True)
 
 
 def update_shadows(shadows: tf.Tensor, decays: tf.Tensor, values: tf.Tensor) -> tf.Tensor:

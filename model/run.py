@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from model.config import TrialSettings, check_images
 from model.data import Dataset, Part, batch_indices, load
 from model.devices import Placement, memory_mib, place
 from model.measurement import CurvePoint, Measurement, Score
+from model.readings import Reading, reading, reading_of
 from model.reference_losses import references
 from model.schedule import learning_rates
 from model.training import Hyper, Program, Readouts, Snapshot, StepLog, Structure
@@ -77,13 +79,14 @@ class TrainingRun:
         self._program.owner = self
         self._program.load(snapshot)
 
-    def advance(self, to_step: int) -> Measurement:
-        """Train up to ``to_step`` and measure every readout there.
+    def advance(self, to_step: int, num_scored: int | None = None) -> Measurement:
+        """Train up to ``to_step`` and measure every readout there, or only the first ``num_scored``.
 
         A loss that is no longer finite ends the training at once: the measurement then says so at ``to_step``.
         """
         began = time.monotonic()
         self._check(to_step)
+        pairs = self._pairs[:num_scored]
         every = self._settings.train.eval_every
         points: list[CurvePoint] = []
         while self._step < to_step:
@@ -94,13 +97,13 @@ class TrainingRun:
                 self._step = to_step
                 last = CurvePoint(to_step, float("nan"), NOT_A_NUMBER)
                 points = [*(point for point in points if point.step < to_step), last]
-                return self._measurement(points, (NOT_A_NUMBER,) * len(self._pairs), began)
+                return self._measurement(points, (NOT_A_NUMBER,) * len(pairs), began)
             if target < to_step:
-                points[-1] = replace(points[-1], score=self._score(self._pairs[0], self._data.eval))
-        scores = tuple(self._score(pair, self._data.eval) for pair in self._pairs)
+                points[-1] = replace(points[-1], score=self._scores(pairs[:1], self._data.eval)[0])
+        scores = self._scores(pairs, self._data.eval)
         points[-1] = replace(points[-1], score=scores[0])
         ended = to_step >= self._settings.train.steps
-        test_scores = tuple(self._score(pair, self._data.test) for pair in self._pairs) if ended else ()
+        test_scores = self._test_scores(pairs, scores) if ended else ()
         return replace(self._measurement(points, scores, began), test_scores=test_scores)
 
     def state(self) -> bytes:
@@ -114,19 +117,18 @@ class TrainingRun:
 
     def evaluation_matrix(self, which: int) -> list[dict[str, Any]]:
         """Loss and accuracy for each kind of weights, of statistics, and each held-out part."""
-        momentum, decay = self._pairs[which]
+        pair = self._pairs[which]
         rows = []
-        for weights_name in ("raw", "averaged") if decay > 0 else ("raw",):
-            weights = self._weights(weights_name, decay)
-            for statistics_name in self._kinds_of_statistics(decay):
-                for part_name in ("eval", "test"):
-                    part = getattr(self._data, part_name)
-                    score = self._evaluate(weights, statistics_name, momentum, decay, part)
+        for weights in ("raw", "averaged") if pair[1] > 0 else ("raw",):
+            for kind in self._kinds_of_statistics(pair[1]):
+                read = reading_of(*self._where(), pair, kind, averaged=weights == "averaged")
+                for part in ("eval", "test"):
+                    (score,) = self._read(read.weights, [read], getattr(self._data, part))
                     rows.append(
                         {
-                            "weights": weights_name,
-                            "statistics": statistics_name,
-                            "part": part_name,
+                            "weights": weights,
+                            "statistics": kind,
+                            "part": part,
                             "loss": score.eval_loss,
                             "accuracy": score.eval_accuracy,
                         }
@@ -200,30 +202,44 @@ class TrainingRun:
             start = end - first
         return points
 
-    def _score(self, pair: tuple[float, float], part: Part) -> Score:
-        """As ``train.eval_weights`` and ``train.eval_statistics`` say."""
-        train = self._settings.train
-        momentum, decay = pair
-        kind = "averaged" if decay > 0 and train.eval_weights != "raw" else "raw"
-        statistics = train.eval_statistics if self._settings.model.sites else "none"
-        return self._evaluate(self._weights(kind, decay), statistics, momentum, decay, part)
+    def _where(self) -> tuple[TrialSettings, list[float], list[float], int]:
+        return self._settings, self._momenta, self._decays, self._step
 
-    def _weights(self, kind: str, decay: float) -> tf.Tensor:
-        return self._program.weights_for(self._decays.index(decay) if kind == "averaged" else None)
+    def _scores(self, pairs: Sequence[tuple[float, float]], part: Part) -> tuple[Score, ...]:
+        """One a pair. Readouts that read the same are scored once, those with the same weights in one pass."""
+        readings = [reading(*self._where(), pair) for pair in pairs]
+        found: dict[Reading, Score] = {}
+        for weights in dict.fromkeys(read.weights for read in readings):
+            wanted = list(dict.fromkeys(read for read in readings if read.weights == weights))
+            found |= zip(wanted, self._read(weights, wanted, part), strict=True)
+        return tuple(found[read] for read in readings)
 
-    def _evaluate(self, weights: tf.Tensor, statistics: str, momentum: float, decay: float, part: Part) -> Score:
-        program, evaluator, row = self._program, self._program.evaluator, self._momenta.index(momentum)
-        batch_size = self._settings.train.batch_size
-        match statistics:
+    def _test_scores(
+        self, pairs: Sequence[tuple[float, float]], scores: Sequence[Score]
+    ) -> tuple[Score | None, ...]:
+        """The best readout's. Only the best of a run can be the best of a sweep; the others would cost as much."""
+        finite = [index for index, score in enumerate(scores) if isfinite(score.eval_loss)]
+        told: list[Score | None] = [None] * len(scores)
+        if finite:
+            best = min(finite, key=lambda index: scores[index].eval_loss)
+            (told[best],) = self._scores([pairs[best]], self._data.test)
+        return tuple(told)
+
+    def _read(self, row: int | None, readings: Sequence[Reading], part: Part) -> list[Score]:
+        """Scores of readings that have the weights' ``row`` and the kind of statistics in common."""
+        program, evaluator = self._program, self._program.evaluator
+        weights, batch_size = program.weights_for(row), self._settings.train.batch_size
+        match readings[0].statistics:
             case "batch":
-                return evaluator.score_by_batch(weights, part, batch_size // self._settings.model.towers)
+                return [evaluator.score_by_batch(weights, part, batch_size // self._settings.model.towers)]
             case "averaged":
-                given = program.averaged_statistics_for(row, self._decays.index(decay))
+                given = [program.averaged_statistics_for(read.momentum, read.decay) for read in readings]
             case "re-estimated":
-                given = evaluator.reestimate(weights, self._data.train, batch_size)
+                given = [evaluator.reestimate(weights, self._data.train, batch_size)]
             case _:
-                given = program.statistics_for(row, momentum, self._step)
-        return evaluator.score(weights, given, part)
+                rows = [read.momentum for read in readings]
+                given = [program.statistics_for(row, self._momenta[row], self._step) for row in rows]
+        return evaluator.scores(weights, tf.stack(given), part)
 
 
 def _mean(values: NDArray[np.float32]) -> float:

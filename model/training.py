@@ -6,7 +6,7 @@ run in one call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -29,6 +29,7 @@ from model.moving_averages import (
 )
 from model.network import Layout, make_layout
 from model.preprocessing import Preprocessing
+from model.shadows import Shadows
 from model.towers import TowerResult, run_towers
 
 Array = NDArray[np.float32]
@@ -161,9 +162,12 @@ class Program:
         self.diagnostics = Diagnostics(self.layout, structure.model.bn_epsilon)
         with tf.device(placement.variables):
             self._variables = _make_variables(self.layout, structure)
+            self._shadows = Shadows(
+                self._variables["shadows"], self.layout.num_weights, warmup=structure.model.ema_warmup
+            )
             self._penalty_mask = tf.constant(self.layout.penalty_mask())
         with tf.device(placement.towers[0]):
-            self.evaluator = Evaluator(self.layout, structure.model, self.preprocessing)
+            self.evaluator = Evaluator(self.layout, structure.model, self.preprocessing, placement.towers[0])
         vector, whole = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)
         self._train = tf.function(
             self._train_steps,
@@ -218,7 +222,7 @@ class Program:
 
     def weights_for(self, row: int | None) -> tf.Tensor:
         """[P]: the raw weights, or those of a shadow row."""
-        return self._weights.read_value() if row is None else self._shadows[row]
+        return self._weights.read_value() if row is None else self._shadows.variable[row]
 
     def statistics_for(self, row: int, momentum: float, step: int) -> tf.Tensor:
         """[2 S]: the moving statistics of a momentum's row after ``step`` steps, debiased where that is asked."""
@@ -232,10 +236,6 @@ class Program:
     @cached_property
     def _weights(self) -> tf.Variable:
         return self._variables["weights"]
-
-    @cached_property
-    def _shadows(self) -> tf.Variable:
-        return self._variables["shadows"]
 
     @cached_property
     def _moving(self) -> tf.Variable:
@@ -267,9 +267,17 @@ class Program:
             done = first_step + tf.cast(i, tf.int64) + 1
             towers = self._run_towers(next_batches, i, done - 1, numbers)
             scalars = scalars.write(i, self._update(towers, done, learning_rates[i], numbers, momenta, decays))
-            diagnostics = diagnostics.write(
-                i, self._diagnose_if(reported[i], towers, done, learning_rates[i], numbers, momenta, watched)
+            last = tf.equal(i, num_steps - 1)
+            with tf.device(self._placement.variables):
+                self._shadows.follow(self._weights.read_value(), decays, i, done, last)
+
+            def shadow(i: tf.Tensor = i, done: tf.Tensor = done, last: tf.Tensor = last) -> tf.Tensor:
+                return self._shadows.row(watched[1], decays, i, done, last)
+
+            taken = self._diagnose_if(
+                reported[i], towers, done, learning_rates[i], numbers, momenta, watched[0], shadow
             )
+            diagnostics = diagnostics.write(i, taken)
         return (*tf.unstack(scalars.stack(), axis=1), diagnostics.stack())
 
     def _run_towers(
@@ -336,17 +344,16 @@ class Program:
         self, statistics: list[tf.Tensor], done: tf.Tensor, momenta: tf.Tensor, decays: tf.Tensor
     ) -> None:
         model = self._model
-        effective = effective_decays(decays, done, warmup=model.ema_warmup)
         if self.layout.num_statistics and model.updates_per_step:
             self._moving.assign(
                 update_statistics(self._moving.read_value(), momenta, statistics, model.bn_tower_updates)
             )
         if self.layout.num_statistics and model.ema_statistics:
+            effective = effective_decays(decays, done, warmup=model.ema_warmup)
             averaged, moving = self._variables["moving_shadows"], self._moving.read_value()
             averaged.assign(
                 update_shadows(averaged.read_value(), effective, self._debiased(moving, momenta, done))
             )
-        self._shadows.assign(update_shadows(self._shadows.read_value(), effective, self._weights.read_value()))
 
     def _last_change(self, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> tf.Tensor:
         """[P]: what the optimizer has just added to the weights, from its slots; a copy would cost every step."""
@@ -365,15 +372,14 @@ class Program:
         learning_rate: tf.Tensor,
         hyper: Hyper,
         momenta: tf.Tensor,
-        watched: tf.Tensor,
+        row: tf.Tensor,
+        shadow: Callable[[], tf.Tensor],
     ) -> tf.Tensor:
         def diagnose() -> tf.Tensor:
-            row = watched[0]
             moving = self._debiased(self._moving[row : row + 1], momenta[row : row + 1], done)[0]
             batch = tf.add_n([tower.statistics for tower in towers]) / len(towers)
-            shadow = self._shadows[watched[1] : watched[1] + 1]
             change, logits = self._last_change(learning_rate, done, hyper), [tower.logits for tower in towers]
-            return self.diagnostics.take(change, self._weights.read_value(), logits, shadow, moving, batch)
+            return self.diagnostics.take(change, self._weights.read_value(), logits, shadow(), moving, batch)
 
         with tf.device(self._placement.variables):
             return tf.cond(wanted, diagnose, lambda: tf.zeros([len(self.diagnostics.names)]))

@@ -46,6 +46,7 @@ class ToweredCNN:
     """The towered batch-norm CNN. BN momentum and EMA decay are readouts: they cannot change the weights."""
 
     Settings: ClassVar[type[TrialSettings]] = TrialSettings
+    scores_lattice: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = PRESETS
     expand = staticmethod(expand)
 

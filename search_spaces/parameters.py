@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import exp, floor, isfinite, log
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class SpaceError(ValueError):
         super().__init__(f"{field} is {value!r}, but must be {rule}")
 
 
-def _check_range(name: str, low: float, high: float, log: bool) -> None:
+def _check_range(name: str, low: float, high: float, logarithmic: bool) -> None:
     where = f"space.parameters.{name}"
     if not (isfinite(low) and isfinite(high)):
         raise SpaceError(f"{where}.low, high", (low, high), "finite numbers")
     if low >= high:
         raise SpaceError(f"{where}.low", low, f"below {where}.high={high!r}")
-    if log and low <= 0:
+    if logarithmic and low <= 0:
         raise SpaceError(f"{where}.low", low, "above 0 where log = true")
 
 
@@ -58,6 +58,12 @@ class Float:
     def extremes(self) -> tuple[ParamValue, ...]:
         """The values worth trying before anything starts."""
         return (self.low, self.high)
+
+    def at(self, share: float) -> float:
+        """The value at ``share``, in [0, 1), of the way through the range."""
+        if not self.log:
+            return self.low + share * (self.high - self.low)
+        return min(self.high, exp(log(self.low) + share * (log(self.high) - log(self.low))))
 
     def contains(self, value: object) -> bool:
         """Whether ``value`` can be drawn."""
@@ -87,6 +93,15 @@ class Int:
     def extremes(self) -> tuple[ParamValue, ...]:
         """The values worth trying before anything starts."""
         return (self.low, self.high)
+
+    def at(self, share: float) -> int:
+        """The value at ``share``, in [0, 1), of the way through the range: each as likely, or, with ``log``, less
+        so the larger.
+        """
+        if not self.log:
+            return self.low + floor(share * (self.high - self.low + 1))
+        found = exp(log(self.low - 0.5) + share * (log(self.high + 0.5) - log(self.low - 0.5)))
+        return min(self.high, max(self.low, round(found)))
 
     def contains(self, value: object) -> bool:
         """Whether ``value`` can be drawn."""
@@ -124,6 +139,10 @@ class Categorical:
     def extremes(self) -> tuple[ParamValue, ...]:
         """Every choice: each may be the one that cannot be run."""
         return self.choices
+
+    def at(self, share: float) -> ParamValue:
+        """The choice at ``share``, in [0, 1), of the way through them."""
+        return self.choices[floor(share * len(self.choices))]
 
     def contains(self, value: object) -> bool:
         """Whether ``value`` can be drawn."""

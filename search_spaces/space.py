@@ -48,6 +48,20 @@ class Space:
                 params[parameter.name] = suggest(parameter)
         return params
 
+    def assignments(
+        self, fixed: Mapping[str, ParamValue], values: Mapping[str, tuple[ParamValue, ...]]
+    ) -> list[dict[str, ParamValue]]:
+        """Every combination of ``values`` beside ``fixed``, each of the parameters that are active in it."""
+        found: list[dict[str, ParamValue]] = [{}]
+        for parameter in self.parameters:
+            name, longer = parameter.name, []
+            for params in found:
+                choices = (fixed[name],) if name in fixed else values.get(name, ())
+                active = self.is_active(parameter, params)
+                longer += [{**params, name: choice} for choice in choices] if active else [params]
+            found = longer
+        return found
+
     def probes(self) -> list[dict[str, ParamValue]]:
         """Assignments that between them visit every choice and both ends of every range, wherever active."""
         found: list[dict[str, ParamValue]] = []

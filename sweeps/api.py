@@ -23,10 +23,11 @@ from sweeps.convergence import plateau, verdict
 from sweeps.doctor import package_versions
 from sweeps.errors import InputError, SettingsError, SweepFailedError
 from sweeps.history import History, SweepFacts, assemble, read_history
-from sweeps.pruning import Rule, Rungs, bracket_of, rung_steps
+from sweeps.pruning import Rule, rung_steps
 from sweeps.records import Measurement, SweepRecord, Trajectory, TrialState, Verdict
+from sweeps.recovery import recover
 from sweeps.run_folder import CurveLog, RunFolder, is_live, read_entries
-from sweeps.trainable import Devices
+from sweeps.trainable import Devices, load_trainable, scores_lattice
 
 if TYPE_CHECKING:
     from sweeps.backends import Backend, WorkerSpec
@@ -117,7 +118,9 @@ def resume(
     with run_folder.lock():
         study = _load_study(settings, run_folder)
         history = read_history(read_entries(run_folder.curves))
-        state = resumed_state(_plan(settings), study, history, run_folder)
+        state = recover(
+            _plan(settings), study, history, run_folder, lambda past: _judge(settings, *past.train_loss)
+        )
         if not step.budget_spent(_plan(settings), state):
             _write_settings(run_folder, settings)
             return _drive(settings, run_folder, study, state, history.elapsed_seconds, backend, address, listener)
@@ -149,33 +152,6 @@ def write_report(folder: str | Path) -> SweepRecord:
 def stored_trajectory(settings: config.Sweep, folder: RunFolder, number: int) -> Trajectory:
     """Trajectory ``number`` with all its trials, as the study holds it."""
     return _load_study(settings, folder).trajectory(number)
-
-
-def resumed_state(plan: step.Plan, study: Study, history: History, folder: RunFolder) -> step.State:
-    """The driver's state after a restart: what is RUNNING waits to be run again, and rungs keep their values."""
-    waiting = tuple(
-        (trajectory, 1 + (past.attempts if (past := history.trajectories.get(trajectory.number)) else 0))
-        for trajectory in study.running_trajectories()
-    )
-    rungs, seen = Rungs(), set()
-    for number, past in sorted(history.trajectories.items()):
-        for reached in sorted(past.scores):
-            bracket = bracket_of(plan.rule, number, len(plan.rungs))
-            rungs = rungs.with_value(bracket, reached, past.best_at(reached))
-            seen.add((number, reached))
-    stored = study.stored_trials()
-    best: dict[int, float] = {}
-    for trial in stored:
-        if trial.value is not None and folder.checkpoint(trial.trajectory).exists():
-            best[trial.trajectory] = min(trial.value, best.get(trial.trajectory, float("inf")))
-    return step.State(
-        num_asked=max((trial.trajectory for trial in stored), default=-1) + 1,
-        waiting=waiting,
-        rungs=rungs,
-        seen=frozenset(seen),
-        kept=tuple(sorted((value, number) for number, value in best.items())),
-        elapsed_seconds=history.elapsed_seconds,
-    )
 
 
 def _drive(
@@ -250,7 +226,8 @@ def _write_settings(folder: RunFolder, settings: config.Sweep) -> None:
 
 
 def _create_study(settings: config.Sweep, folder: RunFolder) -> Study:
-    from sweeps.study import Study, open_storage, quiet
+    from sweeps.storage import open_storage
+    from sweeps.study import Study, quiet
 
     quiet()
     storage = open_storage(settings.storage.url, folder.journal)
@@ -260,18 +237,20 @@ def _create_study(settings: config.Sweep, folder: RunFolder) -> Study:
 
 
 def _load_study(settings: config.Sweep, folder: RunFolder) -> Study:
-    from sweeps.study import Study, open_storage, quiet
+    from sweeps.storage import open_storage
+    from sweeps.study import Study, quiet
 
     quiet()
     storage = open_storage(settings.storage.url, folder.journal)
-    return Study.load(storage, settings.name, settings.space, _sampler(settings))
+    return Study.load(storage, settings.name, settings.space, _sampler(settings), settings.search.baselines)
 
 
 def _sampler(settings: config.Sweep) -> Any:
     from sweeps.study import SamplerSettings
 
     search = settings.search
-    return SamplerSettings(search.sampler, search.seed, search.readouts_per_trajectory)
+    lattice = search.lattice and scores_lattice(load_trainable(settings.trainable))
+    return SamplerSettings(search.sampler, search.seed, search.readouts_per_trajectory, lattice)
 
 
 def _plan(settings: config.Sweep) -> step.Plan:
@@ -280,6 +259,9 @@ def _plan(settings: config.Sweep) -> step.Plan:
         rungs=rung_steps(settings.steps, search.reduction_factor, search.num_rungs),
         max_trajectories=search.trajectories,
         time_budget_seconds=search.time_budget,
+        max_trials=search.trials,
+        device_budget_seconds=search.device_budget,
+        devices_per_trajectory=settings.num_towers,
         rule=Rule(search.pruner, search.reduction_factor),
         retries=settings.resources.retries,
         keep_checkpoints=settings.resources.keep_checkpoints,
@@ -318,6 +300,7 @@ def _record(settings: config.Sweep, study: Study, history: History) -> SweepReco
         versions=_versions(),
         roles=settings.space.roles,
         total_steps=settings.steps,
+        devices=settings.num_towers,
     )
     locate = partial(plateau, thresholds=settings.convergence)
     return assemble(facts, study.stored_trials(), history, partial(_judge, settings), locate)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -208,14 +208,24 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("sweep", required=False)
+@click.option("--no-run", is_flag=True, help="Train nothing: leave the readouts unchecked.")
 @_json_option
-def doctor(sweep: str | None, as_json: bool) -> int:
-    """Show what this machine offers, and what SWEEP would ask of it. Exit status 1 if it does not fit."""
+def doctor(sweep: str | None, no_run: bool, as_json: bool) -> int:
+    """Show what this machine offers, and what SWEEP would ask of it.
+
+    With SWEEP, doctor trains for a few steps, at least three times, to check that the parameters which its
+    trainable calls readouts leave training alone. If they do not, trials must not share a training run.
+
+    Exit status 1 if SWEEP does not fit this machine, a readout changes training, or training fails or is not
+    deterministic.
+    """
     from sweeps import inspection, summaries
 
-    facts = inspection.examine(sweep)
+    with redirect_stdout(sys.stderr):  # What a trainable of one's own prints is no result of ours.
+        facts = inspection.examine(sweep, run=not no_run)
     click.echo(json.dumps(facts, indent=2) if as_json else summaries.doctor_text(facts))
-    return 1 if facts.get("shortages") else 0
+    sound = facts.get("readouts", {}).get("identical", True)
+    return 0 if sound and not facts.get("shortages") else 1
 
 
 def _listing(lines: dict[str, str], as_json: bool) -> None:

@@ -103,8 +103,14 @@ class SearchSettings(Section):
     """How many training runs."""
     time_budget: Annotated[Seconds, Field(gt=0)] | None = None
     """How long, in seconds or like 90s, 10m, 1h30m; whichever budget is spent first ends the sweep."""
+    trials: int | None = Field(None, ge=1)
+    """How many trials, all readouts of all training runs together."""
+    device_budget: Annotated[Seconds, Field(gt=0)] | None = None
+    """How many device-seconds: the time that training runs held their slots, once for each tower."""
     readouts_per_trajectory: int = Field(8, ge=1)
     """How many (BN momentum, EMA decay) pairs are scored on each training run."""
+    lattice: bool = True
+    """Score every combination of readout values at a training run's last step."""
     seed: int = Field(0, ge=0)
     baselines: list[dict[str, Value]] = Field(default_factory=list)
     """Parameters to be tried before the sampler proposes any."""
@@ -374,7 +380,7 @@ def digest(sweep: Sweep) -> str:
     mapping = sweep.as_mapping()
     for key in ("name", "description", "storage", "resources"):
         mapping.pop(key)
-    for key in ("trajectories", "time_budget"):
+    for key in ("trajectories", "time_budget", "trials", "device_budget"):
         mapping["search"].pop(key, None)
     canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]

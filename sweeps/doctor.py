@@ -7,10 +7,14 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sweeps.backends.slots import Demand, Node, num_slots
+from sweeps.backends.slots import Demand, Node, fitting, num_slots
 from sweeps.errors import ResourceError
+from sweeps.trainable import Devices
+
+if TYPE_CHECKING:
+    from sweeps.config import Sweep
 
 PACKAGES = ("towersweep", "tensorflow", "keras", "ray", "optuna", "optuna-dashboard", "numpy")
 
@@ -55,3 +59,12 @@ def demand_facts(demand: Demand, workers: int | str, cpus: float, gpus: float) -
     except ResourceError as error:
         facts["shortages"] = [str(error)]
     return facts
+
+
+def devices_here(settings: Sweep, cpus: int, gpus: int) -> Devices:
+    """A trajectory's devices, as nearly as this machine has them: on CPU where its GPUs do not suffice."""
+    towers, resources = settings.num_towers, settings.resources
+    demand = Demand(0, towers * resources.gpus_per_tower)
+    on_gpus = demand.gpus > 0 and fitting(Node(cpus, gpus), demand) > 0
+    threads = max(1, min(cpus, int(towers * resources.cpus_per_tower)))
+    return Devices(towers, resources.gpus_per_tower if on_gpus else 0.0, threads)

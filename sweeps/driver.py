@@ -1,4 +1,4 @@
-"""The loop: pull an event, let the pure step decide, carry out its actions in order.
+"""The loop: pull events, let the pure step decide, carry out its actions in order.
 
 One driver writes one run folder and one study. It blocks in ``backend.next_event`` and nowhere else.
 """
@@ -20,7 +20,10 @@ from sweeps.study import Study
 
 logger = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.25
+# So many events that are there at once are decided on together: one write makes their measurements durable.
+MAX_EVENTS = 64
+# The study's own file may lag behind the curves by this much: what it lacks, a restart takes from them.
+FLUSH_SECONDS = 0.1
 
 
 class Listener(Protocol):
@@ -85,6 +88,7 @@ class Driver:
         self._clock = clock
         self._stop = stop
         self._began = clock() - spent
+        self._flushed = clock()
         self._measurements: dict[int, list[Measurement]] = {}
 
     def run(self, state: step.State, name: str) -> bool:
@@ -95,21 +99,53 @@ class Driver:
         )
         while not self._stop.is_set():
             while pending:
-                state, actions = step.on_event(self._plan, state, pending.popleft())
-                pending.extend(event for action in actions if (event := self._apply(action)) is not None)
+                state = self._decide(state, pending)
             if step.is_over(state):
                 break
-            event = self._translate(state, self._backend.next_event(TICK_SECONDS))
-            if event is not None:
-                pending.append(event)
+            self._flush_if_due()
+            pending.extend(self._events(state))
             self._listener.tick(self._now())
+        self._study.flush()
         interrupted = not step.is_over(state)
         if not interrupted:
             for finish in step.give_up_waiting(self._plan, state):
                 self._finish(finish)
+            self._study.flush()
         self._curves.append(session_entry(self._now(), finished=not interrupted))
         self._listener.sweep_ended(interrupted=interrupted, now=self._now())
         return not interrupted
+
+    def _decide(self, state: step.State, pending: deque[step.Event]) -> step.State:
+        """Decide on all ``pending`` events; put every measurement on record; then act, in order."""
+        actions: list[step.Action] = []
+        while pending:
+            state, more = step.on_event(self._plan, state, pending.popleft())
+            actions += more
+        self._record([action for action in actions if isinstance(action, step.Record)])
+        pending.extend(event for action in actions if (event := self._apply(action)) is not None)
+        return state
+
+    def _flush_if_due(self) -> None:
+        if self._clock() - self._flushed >= FLUSH_SECONDS:
+            self._study.flush()
+            self._flushed = self._clock()
+
+    def _events(self, state: step.State) -> list[step.Event]:
+        """What has happened: waits for the first event, and takes along those that are there as well."""
+        found: list[step.Event] = []
+        arrived = self._backend.next_event(FLUSH_SECONDS)
+        while arrived is not None:
+            event = self._translate(state, arrived)
+            found += [event] if event is not None else []
+            arrived = self._backend.next_event(0) if len(found) < MAX_EVENTS else None
+        return found
+
+    def _record(self, records: list[step.Record]) -> None:
+        entries = [measurement_entry(r.trajectory, r.attempt, r.measurement, self._now()) for r in records]
+        self._curves.append(*entries)
+        for record in records:
+            self._measurements.setdefault(record.trajectory.number, []).append(record.measurement)
+            self._listener.measured(record.trajectory, record.measurement, self._now())
 
     def _now(self) -> float:
         return self._clock() - self._began
@@ -117,14 +153,11 @@ class Driver:
     def _apply(self, action: step.Action) -> step.Event | None:
         match action:
             case step.Ask():
-                return step.Asked(action.slot, self._study.ask(action.number), self._now())
+                return step.Asked(action.slot, self._study.ask(action.number, action.max_trials), self._now())
             case step.Start():
                 self._start(action)
             case step.Record():
-                entry = measurement_entry(action.trajectory, action.attempt, action.measurement, self._now())
-                self._curves.append(entry)
-                self._measurements.setdefault(action.trajectory.number, []).append(action.measurement)
-                self._listener.measured(action.trajectory, action.measurement, self._now())
+                pass  # Done already, with all others of its time.
             case step.Report():
                 self._study.report(action.trajectory, action.measurement)
             case step.Advance():
@@ -142,7 +175,7 @@ class Driver:
     def _start(self, action: step.Start) -> None:
         trajectory = action.trajectory
         self._measurements[trajectory.number] = []
-        self._curves.append(start_entry(trajectory, action.attempt, self._now()))
+        self._curves.append(start_entry(trajectory, action.attempt, self._now()), durable=False)
         self._backend.start(action.slot, Job(trajectory, action.attempt, action.to_step))
         self._listener.trajectory_began(action.slot, trajectory, action.attempt, self._now())
 
@@ -153,8 +186,8 @@ class Driver:
             logger.warning("trajectory %d: %s\n%s", number, outcome.reason, outcome.failure.traceback)
         else:
             logger.info("trajectory %d %s: %s (%s)", number, outcome.state, outcome.reason, verdict)
-        # The curves name the end first: they are what a restart reads beside the study.
-        self._curves.append(end_entry(action.trajectory, action.attempt, outcome, self._now()))
+        # The curves name the end first: they are what a restart reads beside the study. What led to it is durable.
+        self._curves.append(end_entry(action.trajectory, action.attempt, outcome, self._now()), durable=False)
         attributes: dict[str, ParamValue] = {"verdict": verdict.value, "attempts": action.attempt}
         self._study.tell(action.trajectory, outcome, action.measurement, attributes)
         self._listener.trajectory_ended(action.trajectory, outcome, verdict, action.measurement, self._now())

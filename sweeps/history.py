@@ -15,14 +15,17 @@ from sweeps.records import (
     CurvePoint,
     Failure,
     FailureKind,
+    LatticeCell,
     Measurement,
     Outcome,
+    Params,
     Plateau,
     Score,
     StoredTrial,
     SweepRecord,
     Trajectory,
     TrialRecord,
+    TrialState,
     Verdict,
 )
 
@@ -48,6 +51,10 @@ def measurement_entry(
         "curve": [
             [p.step, _finite(p.train_loss), _score_to_json(p.score), {k: _finite(v) for k, v in p.metrics.items()}]
             for p in measurement.curve
+        ],
+        "lattice": [
+            [dict(readout), _score_to_json(score)]
+            for readout, score in zip(trajectory.lattice, measurement.lattice_scores, strict=False)
         ],
         "test_scores": [_score_to_json(score) for score in measurement.test_scores],
         "references": {name: loss for name, loss in measurement.references.items() if isfinite(loss)},
@@ -80,11 +87,18 @@ class TrajectoryHistory:
     started: float = 0.0
     ended: float | None = None
     attempts: int = 0
+    slot_seconds: float = 0.0
+    """How long its attempts held a slot, as far as the entries tell."""
+    attempt_began: float = 0.0
+    earlier_attempts: float = 0.0
     seconds: float = 0.0
     points: dict[int, CurvePoint] = field(default_factory=dict)
     scores: dict[int, dict[int, Score]] = field(default_factory=dict)
     references: Mapping[str, float] = field(default_factory=dict)
+    lattice: list[tuple[Params, Score]] = field(default_factory=list)
     test: dict[int, Score] = field(default_factory=dict)
+    """By trial number; that of cell c of the lattice is at -1 - c."""
+    state: TrialState | None = None
     reason: str = ""
     failure: Failure | None = None
 
@@ -94,6 +108,15 @@ class TrajectoryHistory:
         steps = sorted(self.points)
         return steps, [self.points[step].train_loss for step in steps]
 
+    def measurement(self, trajectory: Trajectory, step: int) -> Measurement:
+        """What was measured at ``step``, without the curve before it."""
+        return Measurement(
+            step=step,
+            curve=(self.points[step],),
+            scores=tuple(self.scores[step][spec.number] for spec in trajectory.trials),
+            lattice_scores=tuple(score for _, score in self.lattice) if step == max(self.scores) else (),
+        )
+
     def best_at(self, step: int) -> float:
         """The best finite eval loss of any readout up to ``step``."""
         losses = (s.eval_loss for at, row in self.scores.items() if at <= step for s in row.values())
@@ -102,6 +125,9 @@ class TrajectoryHistory:
     def add(self, entry: Mapping[str, Any]) -> None:
         """Take in one entry. A step that a second attempt measured again keeps its first values."""
         self.attempts = max(self.attempts, entry["attempt"])
+        if entry["kind"] == "start":
+            self.attempt_began, self.earlier_attempts = entry["time"], self.slot_seconds
+        self.slot_seconds = self.earlier_attempts + entry["time"] - self.attempt_began
         match entry["kind"]:
             case "start":
                 self.started = self.started or entry["time"]
@@ -109,6 +135,7 @@ class TrajectoryHistory:
                 self._add_measurement(entry)
             case "end":
                 self.ended, self.reason = entry["time"], entry["reason"]
+                self.state = TrialState(entry["state"])
                 if entry["failure"]:
                     kind = FailureKind(entry["failure"]["kind"])
                     self.failure = Failure(kind, entry["failure"]["message"])
@@ -118,9 +145,11 @@ class TrajectoryHistory:
         self.references = entry.get("references", self.references)
         if entry["step"] in self.scores:
             return
+        self.lattice = [(readout, _score_from_json(score)) for readout, score in entry.get("lattice", ())]
         if tests := entry.get("test_scores"):
-            pairs = zip(entry["trials"], tests, strict=True)
-            self.test = {number: _score_from_json(score) for number, score in pairs}
+            keys = [*entry["trials"], *(-1 - cell for cell in range(len(self.lattice)))]
+            pairs = zip(keys, tests, strict=True)
+            self.test = {key: _score_from_json(score) for key, score in pairs if score is not None}
         pairs = zip(entry["trials"], entry["scores"], strict=True)
         self.scores[entry["step"]] = {number: _score_from_json(score) for number, score in pairs}
         for step, loss, score, metrics in entry["curve"]:
@@ -135,6 +164,11 @@ class History:
     trajectories: dict[int, TrajectoryHistory] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
     finished: bool = False
+
+    @property
+    def slot_seconds(self) -> float:
+        """How long all attempts together held slots."""
+        return sum(past.slot_seconds for past in self.trajectories.values())
 
 
 def read_history(entries: Iterable[Mapping[str, Any]]) -> History:
@@ -158,6 +192,8 @@ class SweepFacts:
     versions: Mapping[str, str]
     roles: Mapping[str, str]
     total_steps: int
+    devices: int = 1
+    """That a trajectory holds at a time."""
 
 
 # Curve to verdict: ``sweeps.convergence`` with the sweep's thresholds.
@@ -188,13 +224,35 @@ def assemble(
         wall_seconds=history.elapsed_seconds,
         finished=history.finished,
         trials=tuple(trials),
+        lattices=_lattices(facts, stored, history),
+        device_seconds=facts.devices * history.slot_seconds,
     )
+
+
+def _lattices(
+    facts: SweepFacts, stored: Sequence[StoredTrial], history: History
+) -> dict[int, tuple[LatticeCell, ...]]:
+    """By trajectory that reached its last step: every readout that was scored there."""
+    found: dict[int, list[LatticeCell]] = {}
+    promoted = {(trial.trajectory, trial.cell): trial.number for trial in stored if trial.cell is not None}
+    for trial in stored:
+        past = history.trajectories.get(trial.trajectory)
+        score = past.scores.get(facts.total_steps, {}).get(trial.number) if past else None
+        if score is not None:
+            own = {name: value for name, value in trial.params.items() if facts.roles[name] == "readout"}
+            found.setdefault(trial.trajectory, []).append(LatticeCell(own, score, trial.number))
+    for number, cells in found.items():
+        for cell, (readout, score) in enumerate(history.trajectories[number].lattice):
+            cells.append(LatticeCell(readout, score, promoted.get((number, cell))))
+    return {number: tuple(cells) for number, cells in found.items()}
 
 
 def _trial_record(
     trial: StoredTrial, past: TrajectoryHistory, verdict: Verdict, plateau: Plateau | None
 ) -> TrialRecord:
     own = {step: row[trial.number] for step, row in past.scores.items() if trial.number in row}
+    if trial.cell is not None and trial.cell < len(past.lattice):
+        own = {max(past.scores): past.lattice[trial.cell][1]}
     first = min((min(row) for row in past.scores.values() if row), default=trial.number) == trial.number
     curve = tuple(
         replace(past.points[step], score=own.get(step) or (past.points[step].score if first else None))
@@ -217,7 +275,8 @@ def _trial_record(
         started=past.started,
         ended=past.ended,
         plateau=plateau,
-        test=past.test.get(trial.number),
+        test=past.test.get(trial.number if trial.cell is None else -1 - trial.cell),
+        from_lattice=trial.cell is not None,
     )
 
 

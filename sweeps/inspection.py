@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def study_storage(folder: str | Path) -> BaseStorage:
     """The Optuna storage of a run folder. Raises InputError."""
-    from sweeps.study import open_storage, quiet
+    from sweeps.storage import open_storage
+    from sweeps.study import quiet
 
     quiet()
     run_folder = RunFolder.open(Path(folder))
@@ -45,11 +46,13 @@ def evaluate(folder: str | Path, trial: int | None = None) -> dict[str, Any]:
     if not hasattr(worker, "evaluate"):
         raise SettingsError("trainable", settings.trainable, "one that can evaluate", str(run_folder.path))
     trajectory = api.stored_trajectory(settings, run_folder, chosen.trajectory)
-    which = [spec.number for spec in trajectory.trials].index(chosen.number)
+    readouts = (*trajectory.readouts, *trajectory.lattice)
+    own = {name: value for name, value in chosen.params.items() if name not in trajectory.params}
+    which = readouts.index(own)
     devices = Devices(settings.num_towers, settings.resources.gpus_per_tower)
     try:
         rows = worker.evaluate(
-            trajectory.params, trajectory.readouts, which, trajectory.seed, devices, checkpoint.read_bytes()
+            trajectory.params, readouts, which, trajectory.seed, devices, checkpoint.read_bytes()
         )
     except ValueError as error:
         raise InputError(f"{checkpoint}: {error}") from error
@@ -75,8 +78,12 @@ def datasets() -> dict[str, str]:
     return found
 
 
-def examine(sweep: str | None = None) -> dict[str, Any]:
-    """What this machine offers; with ``sweep``, also what that sweep would ask of it. Raises InputError."""
+def examine(sweep: str | None = None, *, run: bool = True) -> dict[str, Any]:
+    """What this machine offers; with ``sweep``, also what that sweep would ask of it.
+
+    With ``run`` its trainable trains a few steps in this process, to check that readouts leave training alone; see
+    ``readout_check``. What was found is under ``readouts``. Raises InputError.
+    """
     from sweeps import doctor
     from sweeps.backends.slots import Demand
 
@@ -86,8 +93,10 @@ def examine(sweep: str | None = None) -> dict[str, Any]:
     settings = config.load(sweep)
     resources, towers = settings.resources, settings.num_towers
     demand = Demand(towers * resources.cpus_per_tower, towers * resources.gpus_per_tower)
-    return {
-        **facts,
-        "sweep": settings.name,
-        **doctor.demand_facts(demand, resources.workers, facts["cpus"], len(facts["gpus"])),
-    }
+    cpus, gpus = facts["cpus"], len(facts["gpus"])
+    facts |= {"sweep": settings.name, **doctor.demand_facts(demand, resources.workers, cpus, gpus)}
+    if run:
+        from sweeps.readout_check import check_readouts
+
+        facts["readouts"] = check_readouts(settings, doctor.devices_here(settings, cpus, gpus)).facts()
+    return facts

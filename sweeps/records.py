@@ -85,7 +85,9 @@ class Measurement:
     ``scores`` holds one score a readout, in the order in which the readouts were given.
     ``seconds`` is the worker's own time since the previous measurement.
     ``references`` are losses (nats) with a name that a plateau may be compared with, such as the loss of a guess.
-    ``test_scores``, where there are any, are the readouts' on a test part, which no decision of a sweep looks at.
+    ``lattice_scores``: at the last step only, one a cell of the trajectory's ``lattice``, in its order.
+    ``test_scores``: at the last step, one a readout and then one a cell of the lattice, each None where it was not
+    asked for: on a test part, which no decision of a sweep looks at.
     """
 
     step: int
@@ -93,15 +95,17 @@ class Measurement:
     scores: tuple[Score, ...]
     seconds: float = 0.0
     references: Mapping[str, float] = field(default_factory=dict)
-    test_scores: tuple[Score, ...] = ()
+    test_scores: tuple[Score | None, ...] = ()
+    lattice_scores: tuple[Score, ...] = ()
 
     def __post_init__(self) -> None:
         if self.step < 1:
             raise ValueError(f"measurement.step is {self.step}, but must be at least 1")
         if not self.scores:
             raise ValueError("measurement.scores is empty, but must hold one score a readout")
-        if self.test_scores and len(self.test_scores) != len(self.scores):
-            count, rule = len(self.test_scores), f"must hold none, or one a readout, {len(self.scores)}"
+        everything = len(self.scores) + len(self.lattice_scores)
+        if self.test_scores and len(self.test_scores) != everything:
+            count, rule = len(self.test_scores), f"must hold none, or one a readout, {everything}"
             raise ValueError(f"measurement.test_scores holds {count}, but {rule}")
         steps = [point.step for point in self.curve]
         if not steps or steps[-1] != self.step or any(a >= b for a, b in pairwise(steps)):
@@ -109,8 +113,17 @@ class Measurement:
 
     @property
     def best_loss(self) -> float:
-        """The lowest finite eval loss over the readouts; infinity if none is finite."""
-        return min((s.eval_loss for s in self.scores if isfinite(s.eval_loss)), default=float("inf"))
+        """The lowest finite eval loss over the readouts and the lattice; infinity if none is finite."""
+        scores = (*self.scores, *self.lattice_scores)
+        return min((s.eval_loss for s in scores if isfinite(s.eval_loss)), default=float("inf"))
+
+    @property
+    def winning_cell(self) -> int | None:
+        """The cell of the lattice that beats every readout, if one does."""
+        losses = [score.eval_loss for score in self.lattice_scores]
+        if self.best_loss not in losses or any(score.eval_loss <= self.best_loss for score in self.scores):
+            return None
+        return losses.index(self.best_loss)
 
     @property
     def diverged(self) -> bool:
@@ -128,12 +141,16 @@ class TrialSpec:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One training run and the trials that share it (at least one; the first is the one it was asked for)."""
+    """One training run and the trials that share it (at least one; the first is the one it was asked for).
+
+    ``lattice`` holds further readouts, each a cell that no trial stands for, to be scored at the last step alone.
+    """
 
     number: int
     params: Params
     trials: tuple[TrialSpec, ...]
     seed: int
+    lattice: tuple[Params, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.trials:
@@ -162,13 +179,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A trial as the study's storage holds it. ``value`` is None unless it is complete."""
+    """A trial as the study's storage holds it. ``value`` is None unless it is complete.
+
+    ``cell`` is the place in its trajectory's lattice of a trial that was made of a cell that beat all siblings.
+    """
 
     number: int
     trajectory: int
     state: TrialState
     params: Params
     value: float | None
+    cell: int | None = None
 
 
 @dataclass(frozen=True)
@@ -206,13 +227,25 @@ class TrialRecord:
     ended: float | None = None
     plateau: Plateau | None = None
     test: Score | None = None
+    from_lattice: bool = False
+
+
+@dataclass(frozen=True)
+class LatticeCell:
+    """A readout, and its score at a trajectory's last step. ``trial`` is the trial that stands for it, if any."""
+
+    readout: Params
+    score: Score
+    trial: int | None = None
 
 
 @dataclass(frozen=True)
 class SweepRecord:
     """A whole sweep as it is stored: the report's only input.
 
-    ``roles`` maps each searched parameter's name to "trajectory" or "readout".
+    ``roles`` maps each searched parameter's name to "trajectory" or "readout". ``lattices`` holds, for each
+    trajectory that reached its last step, every readout that was scored there, its trials' among them.
+    ``device_seconds`` is what all attempts together had of devices, one count a tower.
     """
 
     name: str
@@ -224,6 +257,8 @@ class SweepRecord:
     wall_seconds: float
     finished: bool
     trials: tuple[TrialRecord, ...]
+    lattices: Mapping[int, tuple[LatticeCell, ...]] = field(default_factory=dict)
+    device_seconds: float = 0.0
 
     def best(self) -> TrialRecord | None:
         """The completed trial with the lowest finite value; the lower number wins a tie."""

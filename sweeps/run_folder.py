@@ -148,17 +148,22 @@ def is_live(folder: RunFolder) -> bool:
 
 
 class CurveLog:
-    """Appends to ``curves.jsonl``; each entry is on the disk when ``append`` returns. A context manager."""
+    """Appends to ``curves.jsonl``; durable entries are on the disk when ``append`` returns. A context manager."""
 
     def __init__(self, path: Path) -> None:
         _end_last_line(path)
         self._stream: IO[str] = path.open("a", encoding="utf-8")
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Append one entry, durably."""
-        self._stream.write(json.dumps(entry, separators=(",", ":")) + "\n")
+    def append(self, *entries: Mapping[str, Any], durable: bool = True) -> None:
+        """Append entries. Those that are not to be ``durable`` by themselves are so with the next that are; until
+        then they outlive this process, but not a loss of power.
+        """
+        if not entries:
+            return
+        self._stream.write("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
         self._stream.flush()
-        os.fsync(self._stream.fileno())
+        if durable:
+            os.fsync(self._stream.fileno())
 
     def __enter__(self) -> CurveLog:
         return self

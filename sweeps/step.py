@@ -26,6 +26,10 @@ class Plan:
     rungs: tuple[int, ...]
     max_trajectories: int
     time_budget_seconds: float | None = None
+    max_trials: int | None = None
+    """Trials asked for; a cell of a lattice that becomes a trial comes on top."""
+    device_budget_seconds: float | None = None
+    devices_per_trajectory: int = 1
     rule: Rule = field(default_factory=Rule)
     retries: int = 1
     keep_checkpoints: int = 3
@@ -33,30 +37,44 @@ class Plan:
 
 @dataclass(frozen=True)
 class Running:
-    """A trajectory in a slot. ``best`` is its best eval loss so far, ``final`` its last measurement."""
+    """A trajectory in a slot. ``best`` is its best eval loss so far, ``final`` its last measurement.
+
+    ``began`` is when it got the slot; ``competed`` the last step at which its value is among the rungs'.
+    """
 
     trajectory: Trajectory
     attempt: int
+    began: float = 0.0
+    competed: int = 0
     best: float = float("inf")
     final: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A trajectory to be run again, as attempt number ``attempt``; for ``competed`` see Running."""
+
+    trajectory: Trajectory
+    attempt: int
+    competed: int = 0
 
 
 @dataclass(frozen=True)
 class State:
     """Where the sweep stands.
 
-    ``num_asked`` counts trajectories ever asked for; ``waiting`` are those to run again, with the number of
-    the attempt; ``seen`` are the (trajectory, step) pairs that ``rungs`` holds; ``kept`` the best completed
-    (loss, trajectory) pairs, whose checkpoints are kept.
+    ``num_asked`` counts trajectories ever asked for, ``num_trials`` their trials; ``kept`` holds the best
+    completed (loss, trajectory) pairs, whose checkpoints are kept; ``device_seconds`` is what past attempts had.
     """
 
     num_asked: int = 0
+    num_trials: int = 0
     running: Mapping[int, Running] = field(default_factory=lambda: MappingProxyType({}))
-    waiting: tuple[tuple[Trajectory, int], ...] = ()
+    waiting: tuple[Waiting, ...] = ()
     rungs: Rungs = field(default_factory=Rungs)
-    seen: frozenset[tuple[int, int]] = frozenset()
     kept: tuple[tuple[float, int], ...] = ()
     elapsed_seconds: float = 0.0
+    device_seconds: float = 0.0
 
 
 # Events
@@ -113,10 +131,11 @@ Event = SlotFree | Asked | Reached | StateArrived | Broke
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask the study for trajectory ``number``, to be run in ``slot``."""
+    """Ask the study for trajectory ``number``, to be run in ``slot``, with at most ``max_trials`` trials."""
 
     slot: int
     number: int
+    max_trials: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +217,8 @@ def on_event(plan: Plan, state: State, event: Event) -> Step:
         case SlotFree():
             return _fill(plan, state, event.slot)
         case Asked():
-            return _start(plan, state, event.slot, event.trajectory, attempt=1)
+            state = replace(state, num_trials=state.num_trials + len(event.trajectory.trials))
+            return _start(plan, state, event.slot, Waiting(event.trajectory, attempt=1))
         case Reached():
             return _measured(plan, state, event)
         case StateArrived():
@@ -214,11 +234,14 @@ def is_over(state: State) -> bool:
 
 def budget_spent(plan: Plan, state: State) -> str | None:
     """Which budget is spent, or None."""
-    limit = plan.time_budget_seconds
-    if limit is not None and state.elapsed_seconds >= limit:
-        return f"time budget of {limit:g} s spent"
-    if state.num_asked >= plan.max_trajectories and not state.waiting:
+    if reason := _time_spent(plan, state):
+        return reason
+    if state.waiting:
+        return None
+    if state.num_asked >= plan.max_trajectories:
         return f"{plan.max_trajectories} trajectories asked for"
+    if plan.max_trials is not None and state.num_trials >= plan.max_trials:
+        return f"{plan.max_trials} trials asked for"
     return None
 
 
@@ -227,41 +250,39 @@ def give_up_waiting(plan: Plan, state: State) -> tuple[Finish, ...]:
     reason = f"not run again: {budget_spent(plan, state)}"
     failure = Failure(FailureKind.TIMED_OUT, reason)
     return tuple(
-        Finish(trajectory, attempt - 1, Outcome(TrialState.FAILED, reason, failure), None)
-        for trajectory, attempt in state.waiting
+        Finish(again.trajectory, again.attempt - 1, Outcome(TrialState.FAILED, reason, failure), None)
+        for again in state.waiting
     )
 
 
 def _fill(plan: Plan, state: State, slot: int) -> Step:
-    if state.waiting and not _out_of_time(plan, state):
-        (trajectory, attempt), *rest = state.waiting
-        return _start(plan, replace(state, waiting=tuple(rest)), slot, trajectory, attempt)
+    if state.waiting and not _time_spent(plan, state):
+        again, *rest = state.waiting
+        return _start(plan, replace(state, waiting=tuple(rest)), slot, again)
     if budget_spent(plan, state):
         return state, ()
-    return replace(state, num_asked=state.num_asked + 1), (Ask(slot, state.num_asked),)
+    left = None if plan.max_trials is None else plan.max_trials - state.num_trials
+    return replace(state, num_asked=state.num_asked + 1), (Ask(slot, state.num_asked, left),)
 
 
-def _start(plan: Plan, state: State, slot: int, trajectory: Trajectory, attempt: int) -> Step:
-    state = _set_running(state, slot, Running(trajectory, attempt))
-    return state, (Start(slot, trajectory, attempt, plan.rungs[0]),)
+def _start(plan: Plan, state: State, slot: int, new: Waiting) -> Step:
+    run = Running(new.trajectory, new.attempt, state.elapsed_seconds, new.competed)
+    return _set_running(state, slot, run), (Start(slot, new.trajectory, new.attempt, plan.rungs[0]),)
 
 
 def _measured(plan: Plan, state: State, event: Reached) -> Step:
     run = state.running[event.slot]
     measurement = event.measurement
-    run = replace(run, best=min(run.best, measurement.best_loss), final=measurement)
-    state = _set_running(state, event.slot, run)
     number, step = run.trajectory.number, measurement.step
+    run = replace(run, best=min(run.best, measurement.best_loss), final=measurement)
     record = Record(run.trajectory, run.attempt, measurement)
     report = Report(run.trajectory, measurement)
 
     bracket = bracket_of(plan.rule, number, len(plan.rungs))
-    if (
-        number,
-        step,
-    ) not in state.seen:  # A second attempt passes the same rungs again; it must not compete twice.
-        rungs = state.rungs.with_value(bracket, step, run.best)
-        state = replace(state, rungs=rungs, seen=state.seen | {(number, step)})
+    if step > run.competed:  # A second attempt passes the same rungs again; it must not compete twice.
+        run = replace(run, competed=step)
+        state = replace(state, rungs=state.rungs.with_value(bracket, step, run.best))
+    state = _set_running(state, event.slot, run)
 
     stop = _reason_to_stop(plan, state, run, measurement, bracket)
     if stop is not None:
@@ -294,18 +315,19 @@ def _state_arrived(plan: Plan, state: State, event: StateArrived) -> Step:
 def _broke(plan: Plan, state: State, event: Broke) -> Step:
     run = state.running[event.slot]
     if event.failure.kind in RETRIED and run.attempt <= plan.retries:
-        state = replace(state, waiting=(*state.waiting, (run.trajectory, run.attempt + 1)))
-        return _fill(plan, _clear(state, event.slot), event.slot)
+        again = Waiting(run.trajectory, run.attempt + 1, run.competed)
+        state = replace(state, waiting=(*state.waiting, again))
+        return _fill(plan, _clear(plan, state, event.slot), event.slot)
     outcome = Outcome(TrialState.FAILED, f"{event.failure.kind}: {event.failure.message}", event.failure)
     finish = Finish(run.trajectory, run.attempt, outcome, run.final)
-    state, actions = _fill(plan, _clear(state, event.slot), event.slot)
+    state, actions = _fill(plan, _clear(plan, state, event.slot), event.slot)
     return state, (finish, *actions)
 
 
 def _finish(plan: Plan, state: State, slot: int, outcome: Outcome) -> Step:
     run = state.running[slot]
     finish = Finish(run.trajectory, run.attempt, outcome, run.final)
-    state, actions = _fill(plan, _clear(state, slot), slot)
+    state, actions = _fill(plan, _clear(plan, state, slot), slot)
     return state, (Release(slot), finish, *actions)
 
 
@@ -316,8 +338,8 @@ def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measure
         return f"step {step}: diverged, the loss is no longer a number (step {first})"
     if step >= plan.rungs[-1]:
         return None
-    if _out_of_time(plan, state):
-        return f"step {step}: {budget_spent(plan, state)}"
+    if reason := _time_spent(plan, state):
+        return f"step {step}: {reason}"
     rung = plan.rungs.index(step)
     return reason_to_prune(plan.rule, state.rungs, bracket, rung, step, run.best)
 
@@ -332,8 +354,20 @@ def _final(run: Running) -> Measurement:
     return run.final
 
 
-def _out_of_time(plan: Plan, state: State) -> bool:
-    return plan.time_budget_seconds is not None and state.elapsed_seconds >= plan.time_budget_seconds
+def _time_spent(plan: Plan, state: State) -> str | None:
+    """Which budget of time is spent, or None."""
+    limit, devices = plan.time_budget_seconds, plan.device_budget_seconds
+    if limit is not None and state.elapsed_seconds >= limit:
+        return f"time budget of {limit:g} s spent"
+    if devices is not None and device_seconds(plan, state) >= devices:
+        return f"budget of {devices:g} device-seconds spent"
+    return None
+
+
+def device_seconds(plan: Plan, state: State) -> float:
+    """What all attempts have had of devices up to now, those under way included."""
+    under_way = sum(state.elapsed_seconds - run.began for run in state.running.values())
+    return state.device_seconds + plan.devices_per_trajectory * under_way
 
 
 def _rank(kept: tuple[tuple[float, int], ...], value: float) -> int:
@@ -344,6 +378,7 @@ def _set_running(state: State, slot: int, run: Running) -> State:
     return replace(state, running=MappingProxyType({**state.running, slot: run}))
 
 
-def _clear(state: State, slot: int) -> State:
+def _clear(plan: Plan, state: State, slot: int) -> State:
+    had = plan.devices_per_trajectory * (state.elapsed_seconds - state.running[slot].began)
     left = {key: run for key, run in state.running.items() if key != slot}
-    return replace(state, running=MappingProxyType(left))
+    return replace(state, running=MappingProxyType(left), device_seconds=state.device_seconds + had)

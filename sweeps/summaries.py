@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sweeps.progress import describe, duration
 from sweeps.records import SweepRecord, TrialState
+from sweeps.report.sharing import sharing, sharing_line
 
 
 def verdicts_by_trajectory(record: SweepRecord) -> dict[str, int]:
@@ -53,6 +55,8 @@ def status_text(record: SweepRecord, *, live: bool) -> str:
         f"sweep {record.name}: {facts['state']}, {duration(record.wall_seconds)} of driving",
         f"{counts['trajectories']} trajectories, {len(record.trials)} trials: {trials or 'none yet'}",
     ]
+    if (shared := sharing(record)).shared:
+        lines.append(sharing_line(shared))
     if facts["verdicts"]:
         lines.append("verdicts: " + ", ".join(f"{n} {verdict}" for verdict, n in facts["verdicts"].items()))
     if best := record.best():
@@ -86,11 +90,33 @@ def doctor_text(facts: Mapping[str, Any]) -> str:
     """What the machine offers, and what a sweep would ask of it."""
     table = Table(show_header=False, box=None)
     for key, value in facts.items():
-        if key != "shortages":
-            table.add_row(key.replace("_", " "), str(value))
+        if key not in ("shortages", "readouts"):
+            table.add_row(key.replace("_", " "), escape(str(value)))
     for shortage in facts.get("shortages", ()):
-        table.add_row("shortage", shortage)
+        table.add_row("shortage", escape(shortage))
+    for line in _readout_lines(facts["readouts"]) if "readouts" in facts else ():
+        table.add_row("readouts", escape(line))
     return _rendered(table)
+
+
+def _readout_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What the check of the readouts found; see ``readout_check``."""
+    culprits = {culprit["parameter"]: culprit for culprit in found["culprits"]}
+    sound = [name for name in found["checked"] if name not in culprits]
+    if sound:
+        yield f"{', '.join(sound)}: no effect on training in {found['steps']} steps, as it must be"
+    for name, culprit in culprits.items():
+        losses = " and ".join(
+            "no finite loss" if loss is None else repr(loss) for loss in (culprit["first"], culprit["second"])
+        )
+        yield f"{name}: changes training, so it is no readout (train_loss at step {culprit['step']}: {losses})"
+    if found["problem"]:
+        yield f"problem: {found['problem']}"
+    if found["unchecked"]:
+        why = "" if found["problem"] else ", as no assignment was found that varies it and can be run"
+        yield f"{', '.join(found['unchecked'])}: not checked{why}"
+    if not found["checked"] and not found["unchecked"]:
+        yield "none to check in this space; nothing was run"
 
 
 def _rendered(table: Table) -> str:

@@ -39,6 +39,13 @@ class Run(Protocol):
         """Everything that is needed to go on from here in another process."""
 
 
+class SelectiveRun(Run, Protocol):
+    """A run of a trainable that says ``scores_lattice = True``."""
+
+    def advance(self, to_step: int, num_scored: int | None = None) -> Measurement:
+        """The same, but with ``num_scored`` only the first so many readouts are measured."""
+
+
 class Trainable(Protocol):
     """What can be swept. Constructed once per sweep and once per worker, from validated settings.
 
@@ -46,6 +53,9 @@ class Trainable(Protocol):
     belongs to the trainable (for the built-in one: ``data``, ``model``, ``train``), each itself a frozen
     dataclass. Rules are checked in ``__post_init__``, by raising a ValueError that has the attributes
     ``field``, ``value`` and ``rule``.
+
+    A class with ``scores_lattice = True`` is given more readouts than a trajectory has trials: the other cells of
+    the lattice of readout values, which it scores at the last step alone (see ``SelectiveRun``).
 
     Three more members are used where a trainable has them: ``expand(sections) -> sections``, called on the class
     with its own sections of a sweep file before they are validated (presets); ``check_data() -> str``, called
@@ -76,6 +86,11 @@ class Trainable(Protocol):
         self, params: Params, readouts: Sequence[Params], seed: int, devices: Devices, state: bytes | None
     ) -> Run:
         """Begin a trajectory, or go on from ``state``. ``params`` are the trajectory parameters."""
+
+
+def scores_lattice(trainable: type[Trainable]) -> bool:
+    """Whether its runs are ``SelectiveRun``s, to which a whole lattice of readouts may be given."""
+    return bool(getattr(trainable, "scores_lattice", False))
 
 
 def load_trainable(dotted: str) -> type[Trainable]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from sweeps.backends import Job, WorkerSpec
 from sweeps.errors import TrainableError
-from sweeps.records import CurvePoint, Failure, FailureKind, Measurement, Score
-from sweeps.trainable import Run, load_trainable
+from sweeps.records import CurvePoint, Failure, FailureKind, Measurement, Score, Trajectory
+from sweeps.trainable import Run, SelectiveRun, load_trainable
 
 
 class WorkerHost:
@@ -19,7 +19,7 @@ class WorkerHost:
         self._spec = spec
         self._trainable = load_trainable(spec.trainable)(spec.settings)
         self._run: Run | None = None
-        self._num_readouts = 0
+        self._trajectory: Trajectory | None = None
 
     def prepare(self) -> None:
         """Let the trainable do ahead what every trajectory needs, if it knows how (imports, devices, data)."""
@@ -30,19 +30,28 @@ class WorkerHost:
     def start(self, job: Job) -> Measurement:
         """Begin (or go on with) a trajectory and run it to its first rung."""
         trajectory = job.trajectory
-        self._num_readouts = len(trajectory.readouts)
+        self._trajectory = trajectory
         self._run = self._trainable.start(
-            trajectory.params, trajectory.readouts, trajectory.seed, self._spec.devices, job.state
+            trajectory.params,
+            (*trajectory.readouts, *trajectory.lattice),
+            trajectory.seed,
+            self._spec.devices,
+            job.state,
         )
         return self.advance(job.to_step)
 
     def advance(self, to_step: int) -> Measurement:
         """Run on to a rung. Raises TrainableError if what comes back is not a measurement of it."""
-        return checked_measurement(self._held().advance(to_step), to_step, self._num_readouts)
+        run, trajectory = self._held()
+        cells = len(trajectory.lattice)
+        if cells and to_step < self._trainable.steps:
+            few = cast("SelectiveRun", run).advance(to_step, len(trajectory.readouts))
+            return checked_measurement(few, to_step, len(trajectory.readouts))
+        return checked_measurement(run.advance(to_step), to_step, len(trajectory.readouts), cells)
 
     def take_state(self) -> bytes:
         """The whole state of the run."""
-        state = self._held().state()
+        state = self._held()[0].state()
         if not isinstance(state, bytes):
             raise TrainableError(f"state() is a {type(state).__name__}, but must be bytes")
         return state
@@ -51,44 +60,54 @@ class WorkerHost:
         """Forget the run."""
         self._run = None
 
-    def _held(self) -> Run:
-        if self._run is None:
+    def _held(self) -> tuple[Run, Trajectory]:
+        if self._run is None or self._trajectory is None:
             raise TrainableError("this worker holds no run, but must have started one")
-        return self._run
+        return self._run, self._trajectory
 
 
-def checked_measurement(given: Any, to_step: int, num_readouts: int) -> Measurement:
+def checked_measurement(given: Any, to_step: int, num_readouts: int, num_cells: int = 0) -> Measurement:
     """Make sure of what a trainable reports, and take it into the sweep's own types (by attribute names).
+
+    The scores are the trials' readouts', then those of the lattice's cells, if any were to be scored.
 
     Raises TrainableError naming what is wrong.
     """
     try:
+        scores = _scores(given.scores)
         measurement = Measurement(
             step=int(given.step),
             curve=tuple(_point(point) for point in given.curve),
-            scores=_scores(given.scores),
+            scores=scores[:num_readouts],
+            lattice_scores=scores[num_readouts:] if num_cells else (),
             seconds=float(given.seconds),
-            test_scores=_scores(getattr(given, "test_scores", ())),
+            test_scores=tuple(
+                None if score is None else _score(score) for score in getattr(given, "test_scores", ())
+            ),
             references={str(k): float(v) for k, v in getattr(given, "references", {}).items()},
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise TrainableError(f"advance({to_step}) gave no measurement: {error}") from error
     if measurement.step != to_step:
         raise TrainableError(f"measurement.step is {measurement.step}, but must be {to_step}, as asked")
-    if len(measurement.scores) != num_readouts:
-        rule = f"must hold one a readout, {num_readouts}"
-        raise TrainableError(f"measurement.scores holds {len(measurement.scores)}, but {rule}")
+    if len(scores) != num_readouts + num_cells:
+        rule = f"must hold one a readout, {num_readouts + num_cells}"
+        raise TrainableError(f"measurement.scores holds {len(scores)}, but {rule}")
     return measurement
 
 
 def _point(given: Any) -> CurvePoint:
-    score = None if given.score is None else _scores([given.score])[0]
+    score = None if given.score is None else _score(given.score)
     metrics = {str(key): float(value) for key, value in given.metrics.items()}
     return CurvePoint(int(given.step), float(given.train_loss), score, metrics)
 
 
 def _scores(given: Iterable[Any]) -> tuple[Score, ...]:
-    return tuple(Score(float(score.eval_loss), float(score.eval_accuracy)) for score in given)
+    return tuple(_score(score) for score in given)
+
+
+def _score(given: Any) -> Score:
+    return Score(float(given.eval_loss), float(given.eval_accuracy))
 
 
 def to_failure(error: BaseException) -> Failure:

@@ -9,7 +9,10 @@ from sweeps.records import SweepRecord, TrialRecord
 from sweeps.report.summary import finite, parameter_names
 
 BEFORE = ("number", "trajectory", "state", "verdict", "eval_loss", "eval_accuracy")
-AFTER = ("steps", "seconds", "attempts", "started", "ended", "reason", "failure_kind", "failure_message")
+AFTER = (
+    *("steps", "seconds", "attempts", "started", "ended", "reason", "failure_kind", "failure_message"),
+    "from_lattice",
+)
 
 
 def render(record: SweepRecord) -> str:
@@ -45,5 +48,6 @@ def _row(trial: TrialRecord, names: tuple[str, ...]) -> list[object]:
         trial.reason,
         failure.kind.value if failure else None,
         failure.message if failure else None,
+        trial.from_lattice,
     ]
     return ["" if cell is None else cell for cell in cells]

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from sweeps.records import ParamValue, SweepRecord, TrialRecord, TrialState, Verdict
 from sweeps.report.drawing import COLOURS, spans_log
 from sweeps.report.figures import figures
+from sweeps.report.lattice import lattice_maps, num_maps
+from sweeps.report.sharing import sharing, sharing_sentences
 from sweeps.report.summary import (
     best_trial,
     categories,
@@ -60,7 +62,7 @@ def context(record: SweepRecord) -> dict[str, Any]:
     """Everything that the template shows."""
     rows, names = listed(record.trials), parameter_names(record)
     text = {n for n in names if is_category(t.params[n] for t in record.trials if n in t.params)}
-    drawn = figures(record)
+    drawn, maps, shared = figures(record), lattice_maps(record), sharing(record)
     return {
         "record": record,
         "standing": standing(record),
@@ -71,6 +73,10 @@ def context(record: SweepRecord) -> dict[str, Any]:
         "breakdowns": breakdowns(record),
         "figures": drawn,
         "figure_data": {f.id: {k: v for k, v in asdict(f).items() if k != "note"} for f in drawn if f.data},
+        "sharing": shared,
+        "sharing_says": sharing_sentences(shared),
+        "lattices": [asdict(found) for found in maps],
+        "num_lattices_left_out": num_maps(record) - len(maps),
         "columns": columns(record),
         "rows": [row(trial, names, text) for trial in rows],
         "num_left_out": len(record.trials) - len(rows),
@@ -260,6 +266,7 @@ def _assets() -> Mapping[str, str]:
     return {
         "style": (folder / "style.css").read_text(encoding="utf-8"),
         "script": (folder / "page.js").read_text(encoding="utf-8"),
+        "lattice_script": (folder / "lattice.js").read_text(encoding="utf-8"),
     }
 
 

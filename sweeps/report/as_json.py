@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast, get_origin, get_type_hints
 
 from sweeps.errors import RunFolderError
-from sweeps.records import Params, ParamValue, SweepRecord, TrialRecord, TrialState
+from sweeps.records import LatticeCell, Params, ParamValue, SweepRecord, TrialRecord, TrialState
+from sweeps.report.lattice import last_step
+from sweeps.report.sharing import sharing
 from sweeps.report.summary import best_trial, finite
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -92,7 +94,37 @@ class Trial(TypedDict):
     ended: NotRequired[float | None]
     failure: TrialFailure | None
     plateau: NotRequired[Plateau | None]
+    from_lattice: NotRequired[bool]
     curve: Curve
+
+
+class Sharing(TypedDict):
+    """Trials against training runs. What was saved is estimated; see report.schema.json."""
+
+    trainings: int
+    trials: int
+    trials_per_training: float | None
+    trials_from_lattice: int
+    lattice_cells: int
+    device_seconds: float
+    device_seconds_saved: float
+
+
+class Cell(TypedDict):
+    """A readout, its score at its trajectory's last step, and the trial that stands for it, if one does."""
+
+    params: dict[str, ParamValue | None]
+    eval_loss: float | None
+    eval_accuracy: float | None
+    trial: int | None
+
+
+class Lattice(TypedDict):
+    """Every readout that was scored at a trajectory's last step."""
+
+    trajectory: int
+    step: int
+    cells: list[Cell]
 
 
 class Report(TypedDict):
@@ -111,6 +143,8 @@ class Report(TypedDict):
     wall_seconds: float | None
     trials_per_minute: float | None
     best: Best | None
+    sharing: NotRequired[Sharing]
+    lattices: NotRequired[list[Lattice]]
     trials: list[Trial]
 
 
@@ -130,16 +164,18 @@ def build(record: SweepRecord) -> Report:
         "wall_seconds": finite(record.wall_seconds),
         "trials_per_minute": _per_minute(record),
         "best": _best(record),
+        "sharing": _sharing(record),
+        "lattices": [_lattice(record, number, cells) for number, cells in sorted(record.lattices.items())],
         "trials": [_trial(trial) for trial in record.trials],
     }
 
 
 def render(record: SweepRecord) -> str:
-    """report.json's text: compact, one line a trial, so that it can be searched and compared by line."""
+    """report.json's text: compact, one line a lattice or trial, to be searched and compared by line."""
     report = build(record)
-    head = {key: value for key, value in report.items() if key != "trials"}
-    lines = ",\n".join(_dump(trial) for trial in report["trials"])
-    return f'{_dump(head)[:-1]},\n"trials":[\n{lines}\n]}}\n'
+    head = {key: value for key, value in report.items() if key not in ("lattices", "trials")}
+    lattices, trials = (",\n".join(map(_dump, entries)) for entries in (report["lattices"], report["trials"]))
+    return f'{_dump(head)[:-1]},\n"lattices":[\n{lattices}\n],\n"trials":[\n{trials}\n]}}\n'
 
 
 def load_report(folder: str | Path) -> Report:
@@ -168,7 +204,10 @@ def load_report(folder: str | Path) -> Report:
 
 def _require(path: Path, found: Any, shape: Any, where: str, rule: str) -> None:
     present = found.keys() if isinstance(found, dict) else ()
-    if missing := sorted(shape.__required_keys__ - set(present)):
+    # Not __required_keys__: annotations that are still text hide their NotRequired from it.
+    hints = get_type_hints(shape, include_extras=True)
+    required = {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}
+    if missing := sorted(required - set(present)):
         raise RunFolderError(f"{path}: {where}{missing[0]} is missing, but must be there {rule}")
 
 
@@ -207,6 +246,35 @@ def _best(record: SweepRecord) -> Best | None:
     }
 
 
+def _sharing(record: SweepRecord) -> Sharing:
+    found = sharing(record)
+    return {
+        "trainings": found.trainings,
+        "trials": found.trials,
+        "trials_per_training": found.trials_per_training,
+        "trials_from_lattice": found.from_lattice,
+        "lattice_cells": found.cells,
+        "device_seconds": found.device_seconds,
+        "device_seconds_saved": found.saved,
+    }
+
+
+def _lattice(record: SweepRecord, trajectory: int, cells: Iterable[LatticeCell]) -> Lattice:
+    return {
+        "trajectory": trajectory,
+        "step": last_step(record, trajectory),
+        "cells": [
+            {
+                "params": _params(cell.readout),
+                "eval_loss": finite(cell.score.eval_loss),
+                "eval_accuracy": finite(cell.score.eval_accuracy),
+                "trial": cell.trial,
+            }
+            for cell in cells
+        ],
+    }
+
+
 def _test(trial: TrialRecord) -> Test | None:
     if trial.test is None:
         return None
@@ -230,6 +298,7 @@ def _trial(trial: TrialRecord) -> Trial:
         "ended": finite(trial.ended),
         "failure": None if failure is None else {"kind": failure.kind.value, "message": failure.message},
         "plateau": _plateau(trial),
+        "from_lattice": trial.from_lattice,
         "curve": _curve(trial),
     }
 

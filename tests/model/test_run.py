@@ -20,7 +20,7 @@ from tests.model.conftest import ONE, TWO, make_trainable
 LATTICE = [
     {"bn_momentum": m, "ema_decay": d}
     for m in (0.8, 0.9, 0.97, 0.99, 0.997, 0.999)
-    for d in (0.0, 0.9, 0.99, 0.999)
+    for d in (0.0, 0.9, 0.98, 0.99, 0.995, 0.999, 0.9999)
 ]
 PARAMS = {"bn_placement": "conv+fc", "learning_rate": 3e-3}
 
@@ -40,12 +40,62 @@ def test_readouts_leave_the_weights_bit_identical(readouts):
     np.testing.assert_array_equal(together.weights(), weights)
 
 
-def test_each_readout_equals_a_run_with_it_alone():
-    trainable = make_trainable(ema_warmup=False)
-    together = finish(trainable.start(PARAMS, LATTICE, 11, ONE))[-1].scores
-    for index in (0, 5, 14, 23):
-        alone = finish(trainable.start(PARAMS, [LATTICE[index]], 11, ONE))[-1].scores[0]
-        assert together[index].eval_loss == pytest.approx(alone.eval_loss, rel=1e-5)
+@pytest.mark.parametrize("warmup", [False, True])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_each_of_42_readouts_equals_a_run_with_it_alone(warmup, interrupted):
+    trainable = make_trainable(ema_warmup=warmup)
+    seed = int(np.random.default_rng().integers(1 << 30))
+    run = trainable.start(PARAMS, LATTICE, seed, ONE)
+    run.advance(20)
+    if interrupted:
+        state = run.state()
+        run = trainable.start(PARAMS, LATTICE, seed, ONE, state)
+    together = run.advance(60).scores
+    assert len({score.eval_loss for score in together}) > 10
+    for readout, score in zip(LATTICE, together, strict=True):
+        (alone,) = finish(trainable.start(PARAMS, [readout], seed, ONE), (20, 60))[-1].scores
+        assert score.eval_loss == pytest.approx(alone.eval_loss, rel=1e-5), readout
+        assert score.eval_accuracy == pytest.approx(alone.eval_accuracy, abs=1e-6), readout
+
+
+@pytest.mark.parametrize(
+    ("change", "statistics"),
+    [
+        ({"bn_placement": "input+conv+fc+logits"}, "moving"),
+        ({"bn_placement": "none"}, "moving"),
+        ({"bn_placement": "fc", "bn_updates": "never"}, "moving"),
+        ({"bn_placement": "conv", "ema_statistics": True}, "averaged"),
+        ({"bn_placement": "conv+fc"}, "batch"),
+        ({"bn_placement": "conv+fc"}, "re-estimated"),
+        ({"bn_placement": "conv", "network": "tutorial", "lrn": True}, "moving"),
+    ],
+    ids=str,
+)
+def test_readouts_scored_together_are_those_of_the_whole_network_one_by_one(change, statistics):
+    """The evaluation matrix reads each of them by itself."""
+    train = TrainSettings(batch_size=16, steps=40, eval_statistics=statistics)
+    trainable = make_trainable(train=train, **change, ema_warmup=False)
+    readouts = [readout for readout in LATTICE if readout["ema_decay"] in (0.9, 0.999)]
+    run = trainable.start({}, readouts, 3, ONE)
+    scores = run.advance(40).scores
+    for index in range(len(readouts)):
+        rows = run.evaluation_matrix(index)
+        kind = statistics if change["bn_placement"] != "none" else "none"
+        row = next(r for r in rows if (r["weights"], r["statistics"], r["part"]) == ("averaged", kind, "eval"))
+        assert scores[index].eval_loss == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_only_the_first_readouts_are_scored_where_that_is_asked():
+    """And scoring the others or not changes neither the weights nor any score."""
+    trainable = make_trainable()
+    few = trainable.start(PARAMS, LATTICE, 5, ONE)
+    assert len(few.advance(20, 8).scores) == 8
+    last = few.advance(60)
+    weights = few.weights()
+    every = trainable.start(PARAMS, LATTICE, 5, ONE)
+    assert len(every.advance(20).scores) == 42
+    assert last.scores == every.advance(60).scores
+    np.testing.assert_array_equal(every.weights(), weights)
 
 
 def test_points_come_every_report_and_scores_where_asked():
@@ -411,15 +461,19 @@ def test_the_evaluation_matrix_holds_what_was_measured():
     assert len(table) == 6
 
 
-def test_the_test_part_is_scored_at_the_last_step_only():
+def test_the_test_part_is_scored_at_the_last_step_only_with_the_best_readout():
     trainable = make_trainable(bn_placement="conv", ema_decay=0.9)
-    run = trainable.start({}, [{}, {"ema_decay": 0.0}], 0, ONE)
+    readouts = [{}, {"ema_decay": 0.0}, {"ema_decay": 0.9999}]
+    run = trainable.start({}, readouts, 0, ONE)
     assert run.advance(20).test_scores == ()
     measurement = run.advance(60)
-    rows = trainable.evaluate({}, [{}, {"ema_decay": 0.0}], 0, 0, ONE, run.state())
-    losses = {(row["weights"], row["part"]): row["loss"] for row in rows if row["statistics"] == "moving"}
-    told = [score.eval_loss for score in measurement.test_scores]
-    assert told == pytest.approx([losses["averaged", "test"], losses["raw", "test"]], rel=1e-6)
+    losses = [score.eval_loss for score in measurement.scores]
+    best = losses.index(min(losses))
+    rows = trainable.evaluate({}, readouts, best, 0, ONE, run.state())
+    weights = "raw" if best == 1 else "averaged"
+    (row,) = (r for r in rows if (r["weights"], r["statistics"], r["part"]) == (weights, "moving", "test"))
+    assert [score is None for score in measurement.test_scores] == [index != best for index in range(3)]
+    assert measurement.test_scores[best].eval_loss == pytest.approx(row["loss"], rel=1e-6)
 
 
 def test_the_matrix_has_averaged_statistics_where_they_are_kept():

@@ -10,6 +10,7 @@ from sweeps.records import (
     CurvePoint,
     Failure,
     FailureKind,
+    LatticeCell,
     Params,
     Score,
     SweepRecord,
@@ -103,6 +104,70 @@ def large_sweep(trajectories: int = 60, siblings: int = 4, points: int = 30, see
         trials += _trajectory(draw, number, siblings, points)
     wall = 2.0 * trajectories + 5
     return sweep(*trials, name="digits", roles=ROLES, wall_seconds=wall)
+
+
+MOMENTA = (0.8, 0.9, 0.97, 0.99, 0.997, 0.999)
+DECAYS = (0.0, 0.9, 0.98, 0.99, 0.995, 0.999, 0.9999)
+
+
+def cell(loss: float, trial: int | None = None, accuracy: float = 0.9, **readout: Any) -> LatticeCell:
+    """One cell of a lattice."""
+    return LatticeCell(readout, Score(loss, accuracy), trial)
+
+
+def shared_sweep(trajectories: int = 6, seed: int = 2) -> SweepRecord:
+    """Trajectories of eight siblings with lattices; a cell beats all siblings of some. The last has BN nowhere.
+
+    In trajectory 1 the slowest averages give no finite loss, and one cell was not scored.
+    """
+    draw = random.Random(seed)
+    trials: list[TrialRecord] = []
+    lattices: dict[int, tuple[LatticeCell, ...]] = {}
+    for number in range(trajectories):
+        placement = "none" if number == trajectories - 1 else "conv"
+        momenta: tuple[float | None, ...] = (None,) if placement == "none" else MOMENTA
+        pairs = [(momentum, decay) for momentum in momenta for decay in DECAYS]
+        losses = {pair: _lattice_loss(draw, number, *pair) for pair in pairs}
+        num_siblings = min(8, len(pairs) - 1)
+        chosen = draw.sample(pairs, num_siblings)
+        best = min((pair for pair in pairs if math.isfinite(losses[pair])), key=losses.__getitem__)
+        if best not in chosen:
+            chosen.append(best)
+        if number == 1:
+            pairs.remove(next(pair for pair in pairs if pair not in chosen))
+        numbers = {pair: len(trials) + i for i, pair in enumerate(chosen)}
+        lattices[number] = tuple(
+            LatticeCell(_readout(*pair), Score(losses[pair], 1 / (1 + losses[pair])), numbers.get(pair))
+            for pair in pairs
+        )
+        for i, pair in enumerate(chosen):
+            score = Score(losses[pair], 1 / (1 + losses[pair]))
+            trials.append(
+                trial(
+                    len(trials),
+                    trajectory=number,
+                    params={"learning_rate": 0.001 * (number + 1), "bn_placement": placement, **_readout(*pair)},
+                    value=losses[pair],
+                    seconds=4.0,
+                    curve=(CurvePoint(100, 1.0), CurvePoint(300, 0.05, score)),
+                    from_lattice=i >= num_siblings,
+                )
+            )
+    return sweep(*trials, roles=ROLES, lattices=lattices, device_seconds=10.0 * trajectories)
+
+
+def _readout(momentum: float | None, decay: float) -> Params:
+    return {"ema_decay": decay} if momentum is None else {"bn_momentum": momentum, "ema_decay": decay}
+
+
+def _lattice_loss(draw: random.Random, number: int, momentum: float | None, decay: float) -> float:
+    """Slow averages still remember the start; a moderate one is a little better than none."""
+    if number == 1 and decay == DECAYS[-1]:
+        return math.nan
+    slow = 2.3 * math.exp(-300 * (1 - decay)) + (
+        0.0 if momentum is None else 1.5 * math.exp(-300 * (1 - momentum))
+    )
+    return (0.02 * (1 + number % 4) * (0.7 if 0.9 <= decay <= 0.98 else 1.0) + slow) * draw.uniform(0.95, 1.05)
 
 
 def _trajectory(draw: random.Random, number: int, siblings: int, points: int) -> list[TrialRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -133,3 +134,65 @@ class ProbeRun(QuadraticRun):
         last = told.curve[-1]
         point = CurvePoint(last.step, last.train_loss, last.score, metrics)
         return Measurement(told.step, (*told.curve[:-1], point), told.scores, told.seconds)
+
+
+class Reader(Quadratic):
+    """Has several readouts, and breaks its word about them as its behaviour says: see ReaderRun."""
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        readouts = dict.fromkeys(("offset", "scale", "average", "decay"), "readout")
+        return {"rate": "trajectory", "kind": "trajectory", **readouts}
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        super().check(params)
+        if self.settings.run.behaviour == "picky" and params.get("offset") and params.get("scale"):
+            raise InvalidRunError("offset and scale are both above 0")
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        readouts: Sequence[Mapping[str, Any]],
+        seed: int,
+        devices: Devices,
+        state: bytes | None,
+    ) -> ReaderRun:
+        for readout in readouts:
+            self.check({**params, **readout})
+        return ReaderRun(params, readouts, self.settings.run.behaviour, state)
+
+
+class ReaderRun(QuadraticRun):
+    """``leak X``: X, of the first readout, changes the rate; ``leak product``: offset times scale does.
+
+    ``scoring``: measuring a readout leaves x changed by its offset; ``count``: it does so by how many there are.
+    ``random``: no two runs are the same; ``drift``: each run of a process is unlike the one before.
+    ``talk``: it prints.
+    """
+
+    started: ClassVar[int] = 0
+
+    def __init__(
+        self, params: Mapping[str, Any], readouts: Sequence[Mapping[str, Any]], behaviour: str, state: bytes | None
+    ) -> None:
+        super().__init__(params, readouts, behaviour, state)
+        ReaderRun.started += 1
+        first = readouts[0]
+        leaks = {**first, "product": first.get("offset", 0.0) * first.get("scale", 0.0)}
+        verb, _, leaking = behaviour.partition(" ")
+        if verb == "leak":
+            self.rate *= 1 + float(leaks.get(leaking, 0.0))
+        if behaviour == "random":
+            self.rate *= random.random()
+        if behaviour == "drift":
+            self.rate /= ReaderRun.started
+
+    def advance(self, to_step: int) -> Any:
+        if self.behaviour == "talk":
+            print("a word of its own")
+        told = super().advance(to_step)
+        if self.behaviour == "scoring":
+            self.x += 1e-9 * self.offsets[0]
+        if self.behaviour == "count":
+            self.x += 1e-9 * (len(self.offsets) - 1)
+        return told

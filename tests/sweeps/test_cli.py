@@ -241,6 +241,7 @@ except SystemExit as done:
         ["spaces"],
         ["schema"],
         ["doctor"],
+        ["doctor", "digits", "--no-run"],
     ],
 )
 def test_what_does_not_train_imports_neither_tensorflow_nor_ray(finished, args):
@@ -258,12 +259,86 @@ def test_listings(command, expected):
     assert expected in json.loads(towersweep(command, "--json").stdout)
 
 
-def test_doctor_says_what_does_not_fit():
+def test_doctor_says_what_a_sweep_takes_and_that_its_readouts_keep_out_of_training():
+    """The built-in network for real: two towers, batch normalization, averages."""
     done = towersweep("doctor", "digits", "--json")
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["each_trajectory_takes"] == "1 CPU"
     assert facts["trajectories_at_a_time"] == len(os.sched_getaffinity(0))
+    assert facts["readouts"] == {
+        "checked": ["bn_momentum", "ema_decay"],
+        "unchecked": [],
+        "steps": 20,
+        "identical": True,
+        "culprits": [],
+        "problem": None,
+    }
+
+
+def test_doctor_says_what_does_not_fit(tmp_path):
+    (tmp_path / "my.toml").write_text(f"{SWEEP}[resources]\ncpus_per_tower = 4096\n")
+    done = towersweep("doctor", "my.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 1
+    facts = json.loads(done.stdout)
+    assert "asks for 4096 CPUs" in facts["shortages"][0]
+    assert facts["readouts"]["identical"]
+
+
+READER = """
+trainable = "tests.support.trainables:Reader"
+[run]
+behaviour = "BEHAVIOUR"
+[space.parameters]
+rate = {type = "float", low = 0.125, high = 0.375}
+offset = {type = "categorical", choices = [0.0, 0.5]}
+scale = {type = "float", low = 0.0, high = 1.0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "status", "text"),
+    [
+        ("well", 0, ["readouts offset, scale: no effect on training in 20 steps"]),
+        ("talk", 0, ["readouts offset, scale: no effect on training in 20 steps"]),
+        (
+            "leak scale",
+            1,
+            [
+                "readouts offset: no effect on training in 20 steps",
+                "readouts scale: changes training, so it is no readout (train_loss at step 1: 0.28125 and 0.125)",
+            ],
+        ),
+        ("random", 1, ["problem: the trainable is not deterministic", "readouts offset, scale: not checked"]),
+        ("raise", 1, ["readouts problem: RuntimeError: boom (with rate=0.25 offset=0 scale=0)"]),
+    ],
+)
+def test_doctor_tells_readouts_that_change_training(tmp_path, behaviour, status, text):
+    (tmp_path / "my.toml").write_text(READER.replace("BEHAVIOUR", behaviour))
+    shown, told = (towersweep("doctor", "my.toml", *flag, cwd=tmp_path) for flag in ([], ["--json"]))
+    assert (shown.returncode, told.returncode) == (status, status)
+    for line in text:
+        assert line in " ".join(shown.stdout.split())
+    readouts = json.loads(told.stdout)["readouts"]
+    assert readouts["identical"] == (status == 0)
+    leaking = [{"parameter": "scale", "step": 1, "first": 0.28125, "second": 0.125}]
+    assert readouts["culprits"] == (leaking if behaviour == "leak scale" else [])
+    assert "Traceback" not in shown.stderr + told.stderr
+
+
+def test_doctor_trains_nothing_when_told_so(tmp_path):
+    (tmp_path / "my.toml").write_text(READER.replace("BEHAVIOUR", "exit"))
+    done = towersweep("doctor", "my.toml", "--no-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "readouts" not in json.loads(done.stdout)
+
+
+def test_doctor_imports_no_tensorflow_where_there_is_no_readout(tmp_path):
+    (tmp_path / "my.toml").write_text('[space]\npreset = "learning_rate"\n')
+    command = [sys.executable, "-c", IMPORTS, "doctor", "my.toml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment())
+    assert "heavy=[] status=0" in done.stderr
+    assert "none to check in this space; nothing was run" in done.stdout
 
 
 def test_diagnose_says_that_it_is_not_there_yet(finished):

@@ -8,7 +8,8 @@ from optuna.storages.journal import JournalFileBackend
 from search_spaces import Categorical, Float, Space
 from sweeps.errors import StorageError
 from sweeps.records import CurvePoint, Measurement, Outcome, Score, TrialState
-from sweeps.study import SamplerSettings, Study, open_storage, quiet
+from sweeps.storage import open_storage
+from sweeps.study import SamplerSettings, Study, quiet
 
 KNOWN = {"rate": "trajectory", "placement": "trajectory", "m": "readout", "d": "readout"}
 SPACE = Space.of(

@@ -33,6 +33,12 @@ def test_numbers_survive_and_those_not_finite_are_empty(tmp_path):
     assert float(found[0]["eval_accuracy"]) == 0.97
 
 
+def test_the_last_column_says_which_trials_were_made_of_a_lattices_cell(tmp_path):
+    found = rows(sweep(trial(0), trial(1, trajectory=0, from_lattice=True)), tmp_path)
+    assert list(found[0])[-1] == "from_lattice"
+    assert [row["from_lattice"] for row in found] == ["False", "True"]
+
+
 def test_a_parameter_may_be_called_like_a_column_and_text_may_hold_anything(tmp_path):
     awkward = 'a "quoted", comma\nand é line'
     odd = trial(

@@ -8,7 +8,7 @@ import pytest
 from sweeps import report
 from sweeps.records import Failure, FailureKind, Plateau, Score, TrialState, Verdict
 from sweeps.report.as_html import MAX_ROWS, duration, render, value_range
-from tests.support.records import large_sweep, mixed_sweep, sweep, trial
+from tests.support.records import cell, large_sweep, mixed_sweep, shared_sweep, sweep, trial
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 LOADING = {"src", "srcset", "data", "poster", "action", "formaction", "background", "ping", "xlink:href"}
@@ -58,6 +58,7 @@ def page(record):
 RECORDS = {
     "mixed": mixed_sweep(),
     "large": large_sweep(30),
+    "shared": shared_sweep(),
     "none": sweep(),
     "none complete": sweep(trial(state=TrialState.PRUNED, verdict=Verdict.STALLED), trial(1, value=float("nan"))),
     "no parameters": sweep(trial(params={}), roles={}),
@@ -153,12 +154,30 @@ def test_names_and_messages_cannot_break_out():
         config_digest=ATTACK,
         versions={ATTACK: ATTACK},
         roles={ATTACK: ATTACK},
+        lattices={3: tuple(cell(0.1, **{ATTACK: f"{ATTACK}{i}"}) for i in range(3))},
     )
     found = page(record)
-    plain = page(RECORDS["mixed"])
+    plain = page(RECORDS["shared"])
     assert len(found.scripts) == len(plain.scripts)
     assert not any(tag == "img" or name.startswith("on") for tag, name, _ in found.attributes)
     assert ATTACK in found.words
+
+
+def test_the_page_says_what_sharing_was_worth():
+    words = page(shared_sweep()).words
+    assert "6 training runs scored 51 trials; training each trial alone would have taken about 450 more" in words
+    assert "Lattice of trajectory 0: lowest loss 0.01415, holds the best trial, 8" in words
+
+
+@pytest.mark.parametrize("record", [sweep(), sweep(trial(0), trial(1), lattices={0: (cell(0.1, 0),)})])
+def test_without_siblings_or_lattices_there_is_no_word_of_sharing(record):
+    assert ("section", "id", "readouts") not in page(record).attributes
+
+
+def test_siblings_without_a_lattice_have_the_sentence_but_no_map():
+    found = page(sweep(trial(0), trial(1, trajectory=0)))
+    assert "1 training run scored 2 trials." in found.words
+    assert ("select", "id", "lattice-choice") not in found.attributes
 
 
 def test_the_files_are_written_together(tmp_path):

@@ -11,7 +11,7 @@ from sweeps import report
 from sweeps.errors import RunFolderError
 from sweeps.records import CurvePoint, FailureKind, Plateau, Score, SweepRecord, TrialState, Verdict
 from sweeps.report import as_json
-from tests.support.records import large_sweep, mixed_sweep, sweep, trial
+from tests.support.records import cell, large_sweep, mixed_sweep, shared_sweep, sweep, trial
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "report.schema.json").read_text())
 
@@ -36,7 +36,8 @@ def strictly_parsed(record: SweepRecord) -> dict:
 
 
 @pytest.mark.parametrize(
-    "record", [mixed_sweep(), large_sweep(12), sweep(), sweep(wall_seconds=0.0), sweep(trial(params={}))]
+    "record",
+    [mixed_sweep(), large_sweep(12), shared_sweep(), sweep(), sweep(wall_seconds=0.0), sweep(trial(params={}))],
 )
 def test_every_report_meets_the_published_schema(record):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -143,6 +144,75 @@ def test_a_plateau_is_told_with_its_reference():
     jsonschema.validate(json.loads(as_json.render(record)), SCHEMA)
     assert built["trials"][0]["plateau"] == {"loss": 2.31, "reference": "ln C", "reference_loss": math.log(10)}
     assert built["trials"][1]["plateau"] is None
+
+
+def test_sharing_is_plain_arithmetic():
+    """Trials 0 to 2 share 6 s, trials 3 and 4 share 3 s, trial 5 has 1 s: (2*6 + 1*3 + 0*1) / 10 of 40."""
+    spec = [(0, 6.0), (0, 6.0), (0, 6.0), (1, 3.0), (1, 3.0), (2, 1.0)]
+    trials = [trial(i, trajectory=t, seconds=s, from_lattice=i == 4) for i, (t, s) in enumerate(spec)]
+    lattices = {0: (cell(0.1, 0, m=0.9), cell(0.2, m=0.8)), 1: (cell(0.3, 4, m=0.9),)}
+    found = strictly_parsed(sweep(*trials, lattices=lattices, device_seconds=40.0))
+    assert found["sharing"] == {
+        "trainings": 3,
+        "trials": 6,
+        "trials_per_training": 2.0,
+        "trials_from_lattice": 1,
+        "lattice_cells": 3,
+        "device_seconds": 40.0,
+        "device_seconds_saved": pytest.approx(60.0),
+    }
+    assert [entry["from_lattice"] for entry in found["trials"]] == [False] * 4 + [True, False]
+
+
+def test_nothing_is_saved_where_nothing_was_trained_or_shared():
+    nothing = strictly_parsed(sweep())["sharing"]
+    assert (nothing["trials_per_training"], nothing["device_seconds_saved"]) == (None, 0.0)
+    unmeasured = sweep(trial(0, seconds=0.0), trial(1, trajectory=0, seconds=0.0), device_seconds=3.0)
+    assert strictly_parsed(unmeasured)["sharing"]["device_seconds_saved"] == 0.0
+    alone = sweep(trial(0), trial(1), device_seconds=3.0)
+    assert strictly_parsed(alone)["sharing"]["device_seconds_saved"] == 0.0
+
+
+def test_a_lattice_is_told_cell_by_cell_and_numbers_that_are_not_finite_are_null():
+    lattice = (cell(0.25, 7, accuracy=0.9, m=0.99, d="off"), cell(math.nan, accuracy=math.inf, m=math.inf, d=0.9))
+    record = sweep(trial(7, trajectory=3, steps=120), trial(8), lattices={8: (cell(0.1, 8),), 3: lattice})
+    jsonschema.validate(strictly_parsed(record), SCHEMA)
+    first, second = strictly_parsed(record)["lattices"]
+    assert (first["trajectory"], first["step"], second["trajectory"], second["step"]) == (3, 120, 8, 300)
+    assert first["cells"] == [
+        {"params": {"m": 0.99, "d": "off"}, "eval_loss": 0.25, "eval_accuracy": 0.9, "trial": 7},
+        {"params": {"m": None, "d": 0.9}, "eval_loss": None, "eval_accuracy": None, "trial": None},
+    ]
+    assert second["cells"][0]["params"] == {}
+    assert strictly_parsed(sweep(trial()))["lattices"] == []
+
+
+def test_a_report_from_before_sharing_is_still_read(tmp_path):
+    """The keys were added within version 1."""
+    old = strictly_parsed(shared_sweep(2))
+    del old["sharing"], old["lattices"]
+    for entry in old["trials"]:
+        del entry["from_lattice"]
+    jsonschema.validate(old, SCHEMA)
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    assert report.load_report(tmp_path) == old
+
+
+def test_every_key_that_the_schema_does_not_require_may_be_missing(tmp_path):
+    """It was not so: NotRequired in annotations that are text is not in a TypedDict's __required_keys__."""
+    full = strictly_parsed(shared_sweep(2))
+    bare = {key: full[key] for key in SCHEMA["required"]}
+    bare["trials"] = [{key: entry[key] for key in TRIAL} for entry in full["trials"]]
+    jsonschema.validate(bare, SCHEMA)
+    (tmp_path / "report.json").write_text(json.dumps(bare))
+    assert report.load_report(tmp_path) == bare
+
+
+def test_one_line_a_lattice_and_one_a_trial():
+    record = shared_sweep(4)
+    lines = as_json.render(record).splitlines()
+    assert sum(line.startswith('{"trajectory":') for line in lines) == 4
+    assert sum(line.startswith('{"number":') for line in lines) == len(record.trials)
 
 
 def test_numbers_survive_to_the_last_bit(tmp_path):
