@@ -133,7 +133,7 @@ def rate(ends: list[float]) -> float:
     return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
-def seconds_a_trial(ends: list[float], around: int, half: int = 100) -> float:
+def seconds_a_trial(ends: list[float], around: int, half: int = 150) -> float:
     """Over the ``2 * half`` trials around a number."""
     low, high = max(0, around - half), min(len(ends) - 1, around + half)
     return (ends[high] - ends[low]) / (high - low)
@@ -168,10 +168,14 @@ def main() -> None:
         for column in ("readouts", "around 200, ms", f"around {options.long - 200}, ms", "ratio", "bar"):
             growth.add_column(column, justify="right")
         for readouts in (8, 1):
-            ends = towersweep_ends(options.long, readouts)
-            early, late = (seconds_a_trial(ends, at) * 1e3 for at in (200, options.long - 200))
-            growth.add_row(str(readouts), f"{early:.2f}", f"{late:.2f}", f"{late / early:.2f}", f"{GROWTH_BAR:g}")
-            found[f"growth_{readouts}"] = (early, late)
+            times = []
+            for _ in range(options.rounds):
+                ends = towersweep_ends(options.long, readouts)
+                times.append([seconds_a_trial(ends, at) * 1e3 for at in (200, options.long - 200)])
+            early, late = (statistics.median(column) for column in zip(*times, strict=True))
+            ratio = statistics.median(late / early for early, late in times)
+            growth.add_row(str(readouts), f"{early:.2f}", f"{late:.2f}", f"{ratio:.2f}", f"{GROWTH_BAR:g}")
+            found[f"growth_{readouts}"] = times
         Console().print(growth)
     if options.json:
         Path(options.json).write_text(json.dumps(found))

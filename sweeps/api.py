@@ -260,6 +260,7 @@ def _plan(settings: config.Sweep) -> step.Plan:
         max_trajectories=search.trajectories,
         time_budget_seconds=search.time_budget,
         max_trials=search.trials,
+        trials_per_trajectory=search.readouts_per_trajectory,
         device_budget_seconds=search.device_budget,
         devices_per_trajectory=settings.num_towers,
         rule=Rule(search.pruner, search.reduction_factor),

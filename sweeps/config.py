@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -267,6 +268,9 @@ def _build(mapping: dict[str, Any]) -> Sweep:
     own = _expanded(trainable_class, {k: v for k, v in mapping.items() if k in own_sections})
     settings = _validated(trainable_class.Settings, own)
     trainable = trainable_class(settings)
+    if core.search.sampler == "gp" and find_spec("torch") is None:
+        rule = "one whose packages are there (gp needs torch: pip install 'towersweep[gp]')"
+        raise SettingsError("search.sampler", "gp", rule)
     _check_gpus(core.resources.gpus_per_tower, trainable.num_towers)
     space = _space(core.space, trainable)
     for baseline in core.search.baselines:

@@ -153,7 +153,8 @@ class Driver:
     def _apply(self, action: step.Action) -> step.Event | None:
         match action:
             case step.Ask():
-                return step.Asked(action.slot, self._study.ask(action.number, action.max_trials), self._now())
+                trajectory = self._study.ask(action.number, action.max_trials)
+                return step.Asked(action.slot, trajectory, self._now(), action.max_trials)
             case step.Start():
                 self._start(action)
             case step.Record():

@@ -7,7 +7,7 @@ other sees each readout by its rank among its siblings, which leaves out how goo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -173,15 +173,19 @@ class Proposer:
         sequence = Halton(len(names), rng=np.random.default_rng(self._seed(0, 3)))
         sequence.fast_forward(trajectory * self._settings.readouts_per_trajectory)
         found: list[Params] = []
-        for point in sequence.random(wanted * MAX_DRAWS_PER_READOUT):
-            at = dict(zip(names, point, strict=True))
-            params = self._space.sample(lambda p, at=at: shared[p.name] if p.name in shared else p.at(at[p.name]))  # type: ignore[misc]
-            readout = self.split(params)[1]
-            if readout not in taken and readout not in found:
-                found.append(readout)
+        for count in (4 * wanted, (MAX_DRAWS_PER_READOUT - 4) * wanted):
+            for point in sequence.random(count):
+                readout = self._readout_at(shared, dict(zip(names, point.tolist(), strict=True)))
+                if len(found) < wanted and readout not in taken and readout not in found:
+                    found.append(readout)
             if len(found) == wanted:
                 break
         return found
+
+    def _readout_at(self, shared: Params, shares: Mapping[str, float]) -> Params:
+        """The readout at a point of the unit cube."""
+        params = self._space.sample(lambda p: shared[p.name] if p.name in shared else p.at(shares[p.name]))
+        return self.split(params)[1]
 
     def _frozen(self, params: Params, state: OptunaState, **more: object) -> FrozenTrial:
         by_name = {p.name: p.distribution() for p in self._space.parameters if p.name in params}

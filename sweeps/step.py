@@ -28,6 +28,8 @@ class Plan:
     time_budget_seconds: float | None = None
     max_trials: int | None = None
     """Trials asked for; a cell of a lattice that becomes a trial comes on top."""
+    trials_per_trajectory: int = 1
+    """The most that one is asked with."""
     device_budget_seconds: float | None = None
     devices_per_trajectory: int = 1
     rule: Rule = field(default_factory=Rule)
@@ -90,11 +92,12 @@ class SlotFree:
 
 @dataclass(frozen=True)
 class Asked:
-    """The study proposed a trajectory for ``slot``."""
+    """The study proposed a trajectory for ``slot``; ``reserved`` is the ``max_trials`` that it was asked with."""
 
     slot: int
     trajectory: Trajectory
     now: float
+    reserved: int | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +220,8 @@ def on_event(plan: Plan, state: State, event: Event) -> Step:
         case SlotFree():
             return _fill(plan, state, event.slot)
         case Asked():
-            state = replace(state, num_trials=state.num_trials + len(event.trajectory.trials))
+            unused = (event.reserved or 0) - len(event.trajectory.trials)
+            state = replace(state, num_trials=state.num_trials - unused)
             return _start(plan, state, event.slot, Waiting(event.trajectory, attempt=1))
         case Reached():
             return _measured(plan, state, event)
@@ -261,8 +265,11 @@ def _fill(plan: Plan, state: State, slot: int) -> Step:
         return _start(plan, replace(state, waiting=tuple(rest)), slot, again)
     if budget_spent(plan, state):
         return state, ()
-    left = None if plan.max_trials is None else plan.max_trials - state.num_trials
-    return replace(state, num_asked=state.num_asked + 1), (Ask(slot, state.num_asked, left),)
+    most = None
+    if plan.max_trials is not None:  # Another slot may ask before this one's answer is there.
+        most = min(plan.trials_per_trajectory, plan.max_trials - state.num_trials)
+    asked = replace(state, num_asked=state.num_asked + 1, num_trials=state.num_trials + (most or 0))
+    return asked, (Ask(slot, state.num_asked, most),)
 
 
 def _start(plan: Plan, state: State, slot: int, new: Waiting) -> Step:

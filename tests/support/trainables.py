@@ -196,3 +196,43 @@ class ReaderRun(QuadraticRun):
         if self.behaviour == "count":
             self.x += 1e-9 * (len(self.offsets) - 1)
         return told
+
+
+class Lattice(Quadratic):
+    """Two readouts, tilt and shift, and a lattice of them; the best pair is the last of each (see LatticeRun)."""
+
+    scores_lattice: ClassVar[bool] = True
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        return {"rate": "trajectory", "tilt": "readout", "shift": "readout"}
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        readouts: Sequence[Mapping[str, Any]],
+        seed: int,
+        devices: Devices,
+        state: bytes | None,
+    ) -> LatticeRun:
+        return LatticeRun(params, readouts, self.settings.run.behaviour, state)
+
+
+class LatticeRun(QuadraticRun):
+    """A readout's loss is the quadratic's plus (1 - tilt)**2 + (1 - shift)**2."""
+
+    def __init__(
+        self, params: Mapping[str, Any], readouts: Sequence[Mapping[str, Any]], behaviour: str, state: bytes | None
+    ) -> None:
+        super().__init__(params, [], behaviour, state)
+        self.offsets = [(1 - r.get("tilt", 1.0)) ** 2 + (1 - r.get("shift", 1.0)) ** 2 for r in readouts]
+        self.asked: list[int | None] = []
+
+    def advance(self, to_step: int, num_scored: int | None = None) -> Measurement:
+        every, self.offsets = self.offsets, self.offsets[:num_scored]
+        told: Measurement = super().advance(to_step)
+        self.offsets = every
+        if num_scored is not None:
+            return told
+        tests = [None if index else score for index, score in enumerate(told.scores)]
+        return Measurement(told.step, told.curve, told.scores, told.seconds, test_scores=tuple(tests))

@@ -222,3 +222,74 @@ def test_report_json_is_strict_json(tmp_path):
         raise AssertionError(constant)
 
     json.loads((tmp_path / "run" / "report.json").read_text(), parse_constant=refuse)
+
+
+LATTICE = {
+    **SWEEP,
+    "trainable": "tests.support.trainables:Lattice",
+    "space": {
+        "parameters": {
+            "rate": {"type": "float", "low": 0.01, "high": 0.5, "log": True},
+            "tilt": {"type": "categorical", "choices": [0.0, 0.5, 1.0]},
+            "shift": {"type": "categorical", "choices": [0.0, 0.25, 0.5, 1.0]},
+        }
+    },
+    "search": {"trajectories": 6, "readouts_per_trajectory": 2, "sampler": "random", "pruner": "none"},
+}
+
+
+def test_the_best_of_the_lattice_is_the_best_of_the_study(tmp_path):
+    """tilt = shift = 1 is best on every trajectory, and two readouts of twelve seldom hit it."""
+    record = run(tmp_path / "run", sweep=LATTICE).record
+    best = optunas(tmp_path / "run").best_trial
+    assert (best.params["tilt"], best.params["shift"]) == (1.0, 1.0)
+    assert best.number == record.best().number
+    found = [trial for trial in record.trials if trial.from_lattice]
+    assert len(record.trials) == 12 + len(found) == len(optunas(tmp_path / "run").trials)
+    assert found
+    assert all(trial.value == trial.curve[-1].score.eval_loss for trial in found)
+    assert {number: len(cells) for number, cells in record.lattices.items()} == dict.fromkeys(range(6), 12)
+    for cells in record.lattices.values():
+        winner = min(cells, key=lambda cell: cell.score.eval_loss)
+        assert winner.readout == {"tilt": 1.0, "shift": 1.0}
+        assert winner.trial is not None
+    report = load_report(tmp_path / "run")
+    assert report["sharing"]["trials_from_lattice"] == len(found)
+    assert report["sharing"]["lattice_cells"] == 72
+    assert report["best"]["number"] == best.number
+
+
+def test_the_lattice_can_be_left_out(tmp_path):
+    record = run(tmp_path / "run", sweep=LATTICE, overrides=["search.lattice=false"]).record
+    assert len(record.trials) == 12
+    assert {len(cells) for cells in record.lattices.values()} == {2}
+
+
+def test_a_budget_of_trials_is_kept_and_counted_on_resume(tmp_path):
+    options = ["search.trials=7", "search.trajectories=100"]
+    run(tmp_path / "run", StopAfter(7), sweep=LATTICE, overrides=options)
+    assert resume(tmp_path / "run", backend="inline").record.finished
+    asked = [trial for trial in optunas(tmp_path / "run").trials if "cell" not in trial.user_attrs]
+    assert len(asked) == 7
+    assert not any(trial.state.name == "RUNNING" for trial in asked)
+
+
+def test_an_interrupted_sweep_gives_the_trials_of_one_that_was_not(tmp_path):
+    run(tmp_path / "whole", sweep=LATTICE)
+    run(tmp_path / "cut", StopAfter(8), sweep=LATTICE)
+    resume(tmp_path / "cut", backend="inline")
+    whole, cut = (
+        {
+            (t.user_attrs["trajectory"], str(sorted(t.params.items())), t.value)
+            for t in optunas(tmp_path / name).trials
+        }
+        for name in ("whole", "cut")
+    )
+    assert cut == whole
+
+
+def test_a_budget_of_device_seconds_ends_a_sweep(tmp_path):
+    options = ["search.device_budget=0.001", "search.trajectories=100"]
+    record = run(tmp_path / "run", sweep={**LATTICE, "run": {"steps": 90}}, overrides=options).record
+    assert len({trial.trajectory for trial in record.trials}) < 10
+    assert record.device_seconds > 0.001

@@ -196,3 +196,68 @@ def answer(data, slot, command):
         return step.StateArrived(slot, b"state", 0.0)
     loss = data.draw(st.floats(0, 5) | st.just(float("nan")))
     return step.Reached(slot, measurement(command, loss, train_loss=loss), 0.0)
+
+
+def drive(plan, seconds_a_rung=1.0, slots=2, trials_of=lambda left: min(3, 3 if left is None else left)):
+    """Run to the end, two slots in turn; each trajectory has three trials where the budget lets it."""
+    state, clock, asked = State(), 0.0, []
+    queue = [step.SlotFree(slot, 0.0) for slot in range(slots)]
+    while queue:
+        event = queue.pop(0)
+        state, actions = step.on_event(plan, state, event)
+        for action in actions:
+            if isinstance(action, Ask):
+                asked.append(trials_of(action.max_trials))
+                queue.append(
+                    step.Asked(action.slot, trajectory(action.number, asked[-1]), clock, action.max_trials)
+                )
+            if isinstance(action, Start | Advance):
+                clock += seconds_a_rung
+                run = state.running[action.slot]
+                told = measurement(action.to_step, 0.5, trials=len(run.trajectory.trials))
+                queue.append(step.Reached(action.slot, told, clock))
+            if isinstance(action, TakeState):
+                queue.append(step.StateArrived(action.slot, b"", clock))
+    return state, asked
+
+
+@given(st.integers(1, 40))
+def test_a_budget_of_trials_is_exact(budget):
+    plan = replace(PLAN, max_trajectories=1000, max_trials=budget, trials_per_trajectory=8, rule=Rule("none"))
+    state, asked = drive(plan)
+    assert sum(asked) == budget == state.num_trials
+    assert step.budget_spent(plan, state) == f"{budget} trials asked for"
+
+
+@given(st.integers(1, 12))
+def test_a_budget_of_trajectories_is_exact(budget):
+    state, asked = drive(replace(PLAN, max_trajectories=budget, rule=Rule("none")))
+    assert len(asked) == budget == state.num_asked
+
+
+def test_device_seconds_are_slot_time_times_towers():
+    plan = replace(PLAN, max_trajectories=1, devices_per_trajectory=2, rule=Rule("none"))
+    state, _ = drive(plan, seconds_a_rung=10.0, slots=1)
+    assert state.device_seconds == 2 * 30.0
+
+
+def test_a_budget_of_device_seconds_stops_at_the_next_rung_and_says_so():
+    plan = replace(PLAN, max_trajectories=1000, device_budget_seconds=35.0, devices_per_trajectory=2)
+    state, _ = begin(plan)
+    state, actions = step.on_event(plan, state, step.Reached(0, measurement(10, 0.5), 10.0))
+    assert kinds(actions) == [Record, Advance, Report]
+    assert step.device_seconds(plan, state) == 20.0
+    state, actions = step.on_event(plan, state, step.Reached(0, measurement(30, 0.5), 20.0))
+    assert kinds(actions) == [Record, Report, Release, Finish]
+    assert actions[-1].outcome.reason == "step 30: budget of 35 device-seconds spent"
+    assert state.device_seconds == 40.0
+
+
+def test_the_lattice_counts_for_which_checkpoints_are_kept():
+    plan = replace(PLAN, keep_checkpoints=1, rule=Rule("none"), rungs=(90,))
+    state, _ = begin(replace(plan, max_trajectories=2))
+    last = replace(measurement(90, 0.5), lattice_scores=(Score(0.1, 0.9), Score(0.7, 0.9)))
+    assert last.winning_cell == 0
+    state, _ = step.on_event(plan, state, step.Reached(0, last, 1.0))
+    state, _ = step.on_event(plan, state, step.StateArrived(0, b"", 1.0))
+    assert state.kept == ((0.1, 0),)
