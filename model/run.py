@@ -82,7 +82,8 @@ class TrainingRun:
     def advance(self, to_step: int, num_scored: int | None = None) -> Measurement:
         """Train up to ``to_step`` and measure every readout there, or only the first ``num_scored``.
 
-        A loss that is no longer finite ends the training at once: the measurement then says so at ``to_step``.
+        A loss that is no longer finite ends the training at once: the measurement then says so at ``to_step``, and
+        where training halted before that.
         """
         began = time.monotonic()
         self._check(to_step)
@@ -95,8 +96,9 @@ class TrainingRun:
             points += chunk
             if not finite:
                 self._step = to_step
-                last = CurvePoint(to_step, float("nan"), NOT_A_NUMBER)
-                points = [*(point for point in points if point.step < to_step), last]
+                points[-1] = replace(points[-1], train_loss=float("nan"), score=NOT_A_NUMBER)
+                if target < to_step:
+                    points.append(CurvePoint(to_step, float("nan"), NOT_A_NUMBER))
                 return self._measurement(points, (NOT_A_NUMBER,) * len(pairs), began)
             if target < to_step:
                 points[-1] = replace(points[-1], score=self._scores(pairs[:1], self._data.eval)[0])

@@ -67,6 +67,11 @@ class ToweredCNN:
         return self.settings.train.steps
 
     @property
+    def pause_every(self) -> int:
+        """Training halts at multiples of this anyway, for an evaluation; so it can be stopped there at no cost."""
+        return self.settings.train.eval_every
+
+    @property
     def num_towers(self) -> int:
         """Devices of a trajectory."""
         return self.settings.model.towers

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sweeps import step
-from sweeps.backends import Backend, BackendEvent, Job, Measured, RunFailed, StateTaken
+from sweeps.backends import (
+    Backend,
+    BackendEvent,
+    Job,
+    Measured,
+    Paused,
+    RunFailed,
+    SlotAdded,
+    SlotLost,
+    StateTaken,
+)
 from sweeps.history import end_entry, measurement_entry, session_entry, start_entry
 from sweeps.records import Measurement, Outcome, ParamValue, Trajectory, Verdict
 from sweeps.run_folder import CurveLog, RunFolder
@@ -194,7 +204,7 @@ class Driver:
         self._listener.trajectory_ended(action.trajectory, outcome, verdict, action.measurement, self._now())
 
     def _translate(self, state: step.State, event: BackendEvent | None) -> step.Event | None:
-        if event is None:
+        if event is None or isinstance(event, Paused | SlotAdded | SlotLost):
             return None
         run = state.running.get(event.slot)
         if run is None or (run.trajectory.number, run.attempt) != (event.trajectory, event.attempt):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import api, config
-from sweeps.errors import InputError, SettingsError
+from sweeps.backends.envelope import run_state
+from sweeps.errors import InputError, SettingsError, TrainableError
 from sweeps.records import TrialRecord
 from sweeps.run_folder import RunFolder
 from sweeps.trainable import Devices, load_trainable
@@ -51,10 +52,9 @@ def evaluate(folder: str | Path, trial: int | None = None) -> dict[str, Any]:
     which = readouts.index(own)
     devices = Devices(settings.num_towers, settings.resources.gpus_per_tower)
     try:
-        rows = worker.evaluate(
-            trajectory.params, readouts, which, trajectory.seed, devices, checkpoint.read_bytes()
-        )
-    except ValueError as error:
+        state = run_state(checkpoint.read_bytes())
+        rows = worker.evaluate(trajectory.params, readouts, which, trajectory.seed, devices, state)
+    except (ValueError, TrainableError) as error:
         raise InputError(f"{checkpoint}: {error}") from error
     return {"trial": chosen.number, "params": dict(chosen.params), "rows": rows}
 

@@ -57,6 +57,11 @@ class Trainable(Protocol):
     A class with ``scores_lattice = True`` is given more readouts than a trajectory has trials: the other cells of
     the lattice of readout values, which it scores at the last step alone (see ``SelectiveRun``).
 
+    ``pause_every``, an attribute or property, lets runs be stopped between rungs, so that a sweep can be left
+    quickly and loses little: a number of steps such that a run may be advanced to any multiple of it on the way to
+    a rung, with only its first readout measured, without any change to what is measured at the rung (the curve up
+    to there included). It holds for ``SelectiveRun``s, and for every run that has one readout.
+
     Three more members are used where a trainable has them: ``expand(sections) -> sections``, called on the class
     with its own sections of a sweep file before they are validated (presets); ``check_data() -> str``, called
     before anything is written, which reads what the settings name and sums it up in a line; and ``evaluate``, for

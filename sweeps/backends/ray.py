@@ -11,63 +11,30 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-from sweeps.backends import BackendEvent, Job, Measured, RunFailed, StateTaken, WorkerSpec
+from sweeps.backends import BackendEvent, Job, Measured, Paused, RunFailed, StateTaken, WorkerSpec
+from sweeps.backends.actor import Worker
 from sweeps.backends.slots import Demand, Node, num_slots
-from sweeps.backends.worker import WorkerHost, to_failure
+from sweeps.backends.worker import Halted
 from sweeps.errors import ResourceError
 from sweeps.records import Failure, FailureKind, Measurement
 
 logger = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
-
 ANSWER_SECONDS = 5.0
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
+class _Worker(Worker):
+    """The actor. Its commands run one at a time; ``pause`` has a thread of its own."""
 
-class _Worker:
-    """The actor. Errors in the trial come back as Failures; only a dead process raises in the driver."""
-
-    def __init__(self, spec: WorkerSpec) -> None:
-        for variable in _THREAD_VARIABLES:
-            os.environ[variable] = str(spec.devices.threads)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        if spec.gpus == 0:
-            # Since 2.56 Ray leaves all GPUs visible to an actor that asked for none (ray-project/ray#62492).
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        self._spec = spec
-        self._host: WorkerHost | None = None
-
-    def prepare(self) -> Failure | None:
-        return self._guarded(lambda host: host.prepare())
-
-    def start(self, job: Job) -> Measurement | Failure:
-        return self._guarded(lambda host: host.start(job))
-
-    def advance(self, to_step: int) -> Measurement | Failure:
-        return self._guarded(lambda host: host.advance(to_step))
-
-    def take_state(self) -> bytes | Failure:
-        return self._guarded(lambda host: host.take_state())
-
-    def release(self) -> Failure | None:
-        return self._guarded(lambda host: host.release())
-
-    def _guarded(self, work: Callable[[WorkerHost], Result]) -> Result | Failure:
-        try:
-            if self._host is None:
-                self._host = WorkerHost(self._spec)
-            return work(self._host)
-        except Exception as error:  # noqa: BLE001  A trial may raise anything; it becomes a Failure with its kind.
-            return to_failure(error)
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    def pause(self, number: int) -> None:
+        super().pause(number)
 
 
 class RayBackend:
@@ -92,6 +59,8 @@ class RayBackend:
         self._actors: dict[int, Any] = {}
         self._jobs: dict[int, Job] = {}
         self._pending: dict[Any, int] = {}
+        self._given = 0  # Commands are counted, so that a late ``pause`` stops none but its own.
+        self._under_way: dict[int, int] = {}
         if self._connected_here:
             self._connect(address, local_options or {})
         try:
@@ -110,11 +79,21 @@ class RayBackend:
     def start(self, slot: int, job: Job) -> None:
         """Give a job to the actor in ``slot``."""
         self._jobs[slot] = job
-        self._pending[self._actors[slot].start.remote(job)] = slot
+        self._pending[self._actors[slot].start.remote(job, self._number(slot))] = slot
 
     def advance(self, slot: int, to_step: int) -> None:
         """Let the actor's run go on."""
-        self._pending[self._actors[slot].advance.remote(to_step)] = slot
+        self._pending[self._actors[slot].advance.remote(to_step, self._number(slot))] = slot
+
+    def pause(self, slot: int) -> None:
+        """Tell the actor, beside the command that it carries out."""
+        if slot in self._under_way:
+            self._actors[slot].pause.remote(self._under_way[slot])
+
+    def abandon(self, slot: int) -> None:
+        """Kill the actor, and forget what was asked of it."""
+        self._pending = {reference: its for reference, its in self._pending.items() if its != slot}
+        self._replace_actor(slot)
 
     def take_state(self, slot: int) -> None:
         """Fetch the run's state through the object store."""
@@ -132,15 +111,24 @@ class RayBackend:
         if not ready:
             return None
         slot = self._pending.pop(ready[0])
+        self._under_way.pop(slot, None)
         job = self._jobs[slot]
         answer = _answer(ready[0])
         number, attempt = job.trajectory.number, job.attempt
-        if isinstance(answer, Failure):
-            self._replace_actor(slot)
-            return RunFailed(slot, number, attempt, answer)
-        if isinstance(answer, bytes):
-            return StateTaken(slot, number, attempt, answer)
+        match answer:
+            case Failure():
+                self._replace_actor(slot)
+                return RunFailed(slot, number, attempt, answer)
+            case bytes():
+                return StateTaken(slot, number, attempt, answer)
+            case Halted():
+                return Paused(slot, number, attempt, answer.state)
         return Measured(slot, number, attempt, answer)
+
+    def _number(self, slot: int) -> int:
+        self._given += 1
+        self._under_way[slot] = self._given
+        return self._given
 
     def __enter__(self) -> RayBackend:
         return self
@@ -174,13 +162,15 @@ class RayBackend:
         ray.init(address="local", include_dashboard=False, _temp_dir=str(self._temporary), **quiet, **options)
 
     def _make_actor(self, slot: int) -> None:
-        remote = ray.remote(_Worker).options(num_cpus=self._spec.cpus, num_gpus=self._spec.gpus, max_restarts=0)
-        self._actors[slot] = remote.remote(self._spec)
+        remote = ray.remote(concurrency_groups={"control": 1})(_Worker)
+        options = {"num_cpus": self._spec.cpus, "num_gpus": self._spec.gpus, "max_restarts": 0}
+        self._actors[slot] = remote.options(**options).remote(self._spec)
         # Not waited for: if this fails, the first trajectory fails in the same way and says so.
         self._actors[slot].prepare.remote()
 
     def _replace_actor(self, slot: int) -> None:
         logger.info("slot %d: a fresh worker", slot)
+        self._under_way.pop(slot, None)
         ray.kill(self._actors[slot], no_restart=True)
         self._make_actor(slot)
 
@@ -192,9 +182,9 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
-def _answer(reference: Any) -> Measurement | bytes | Failure:
+def _answer(reference: Any) -> Measurement | Halted | bytes | Failure:
     try:
-        answer: Measurement | bytes | Failure = ray.get(reference)
+        answer: Measurement | Halted | bytes | Failure = ray.get(reference)
     except OutOfMemoryError as error:
         return Failure(FailureKind.HOST_OUT_OF_MEMORY, _first_line(error), str(error))
     except RayActorError as error:

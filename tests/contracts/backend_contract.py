@@ -1,27 +1,37 @@
-"""What every backend must do. Subclass, and give a ``make`` fixture: behaviour -> backend (entered)."""
+"""What every backend must do. Subclass, and give a ``make`` fixture: ``spec``'s arguments -> backend (entered)."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from sweeps.backends import Job, Measured, RunFailed, StateTaken, WorkerSpec
+from sweeps.backends import Job, Measured, Paused, RunFailed, StateTaken, WorkerSpec
 from sweeps.records import FailureKind, Trajectory, TrialSpec
 from sweeps.trainable import Devices
 from tests.support.trainables import RunSettings, Settings
 
 WAIT = 60.0
+PACED = "tests.support.trainables:Paced"
+LONG = 4000  # Steps of a paced run that take more than WAIT while its gate is shut.
 
 
 def spec(
-    behaviour="well", trainable="tests.support.trainables:Quadratic", cpus=1.0, gpus=0.0, towers=1, threads=1
+    behaviour="well",
+    trainable="tests.support.trainables:Quadratic",
+    cpus=1.0,
+    gpus=0.0,
+    towers=1,
+    threads=1,
+    gate="",
 ):
-    settings = Settings(run=RunSettings(behaviour=behaviour, towers=towers))
+    settings = Settings(run=RunSettings(behaviour=behaviour, towers=towers, gate=str(gate)))
     return WorkerSpec(trainable, settings, Devices(towers, gpus / towers, threads), cpus, gpus)
 
 
-def job(number=0, to_step=10, rate=0.1, offsets=(0.0, 0.25), attempt=1, state=None):
+def job(number=0, to_step=10, rate=0.1, offsets=(0.0, 0.25), attempt=1, state=None, lattice=()):
     specs = tuple(TrialSpec(10 * number + i, {"offset": offset}) for i, offset in enumerate(offsets))
-    return Job(Trajectory(number, {"rate": rate}, specs, seed=number), attempt, to_step, state)
+    return Job(Trajectory(number, {"rate": rate}, specs, number, lattice), attempt, to_step, state)
 
 
 def loss(rate, steps):
@@ -100,3 +110,73 @@ class BackendContract:
         backend = make("nan")
         backend.start(0, job())
         assert backend.next_event(WAIT).measurement.diverged
+
+    def test_a_paused_run_goes_on_to_its_rung_here_or_elsewhere_as_if_nothing_had_happened(self, make, tmp_path):
+        gate = tmp_path / "gate"
+        backend = make(trainable=PACED, gate=gate)
+        backend.start(0, job(to_step=LONG))
+        backend.pause(0)
+        paused = backend.next_event(WAIT)
+        assert isinstance(paused, Paused)
+        assert (paused.slot, paused.trajectory, paused.attempt) == (0, 0, 1)
+        gate.touch()
+        backend.advance(0, LONG)
+        here = backend.next_event(WAIT)
+        backend.release(0)
+        backend.start(0, job(to_step=LONG, attempt=2, state=paused.state))
+        elsewhere = backend.next_event(WAIT)
+        backend.release(0)
+        backend.start(0, job(to_step=LONG))
+        straight = backend.next_event(WAIT).measurement
+        assert [point.step for point in straight.curve] == list(range(1, LONG + 1))
+        assert isinstance(here, Measured)
+        assert here.measurement.curve == straight.curve
+        assert here.measurement == elsewhere.measurement == straight
+
+    def test_a_pause_stops_no_later_command(self, make, tmp_path):
+        backend = make(trainable=PACED)
+        backend.start(0, job())
+        backend.next_event(WAIT)
+        backend.pause(0)  # Nothing is under way.
+        backend.advance(0, 90)
+        assert backend.next_event(WAIT).measurement.step == 90
+
+    def test_a_run_that_cannot_stop_between_rungs_is_measured_though_it_was_asked_to_pause(self, make):
+        backend = make()
+        backend.start(0, job())
+        backend.pause(0)
+        assert backend.next_event(WAIT).measurement.step == 10
+
+    def test_an_abandoned_slot_is_free_and_silent(self, make, tmp_path):
+        backend = make(trainable=PACED, gate=tmp_path / "never")
+        backend.start(0, job(number=7, to_step=LONG))
+        backend.abandon(0)
+        assert backend.next_event(0.1) is None
+        backend.start(0, job(number=8, to_step=5))
+        event = backend.next_event(WAIT)
+        assert isinstance(event, Measured)
+        assert (event.trajectory, event.measurement.step) == (8, 5)
+
+    @pytest.mark.parametrize(
+        ("damage", "how"),
+        [
+            (lambda state: b"", "it does not begin as one"),
+            (lambda state: b"PK" + state, "it does not begin as one"),
+            (lambda state: state[:20], "it does not begin as one"),
+            (lambda state: state[:-3], r"\d+ bytes of \d+ are there"),
+            (lambda state: state[:-1] + bytes([state[-1] ^ 1]), "its checksum is another"),
+        ],
+        ids=["empty", "no envelope", "cut head", "cut end", "a flipped bit"],
+    )
+    def test_a_damaged_state_is_a_failure_that_says_so(self, make, damage, how):
+        backend = make()
+        backend.start(0, job())
+        backend.next_event(WAIT)
+        backend.take_state(0)
+        taken = backend.next_event(WAIT).state
+        backend.release(0)
+        backend.start(0, job(state=damage(taken), to_step=30))
+        event = backend.next_event(WAIT)
+        assert isinstance(event, RunFailed)
+        assert event.failure.kind is FailureKind.TRIAL_ERROR
+        assert re.fullmatch(rf"the run's state is damaged, but must be whole \({how}\)", event.failure.message)

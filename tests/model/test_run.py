@@ -15,6 +15,7 @@ from model.config import DataSettings, TrainSettings
 from model.data import batch_indices
 from model.network import forward, unflatten
 from model.run import OF_THE_MACHINE
+from model.trial import ToweredCNN
 from tests.model.conftest import ONE, TWO, make_trainable
 
 LATTICE = [
@@ -307,6 +308,50 @@ def test_a_loss_that_is_no_number_ends_the_run_without_a_crash():
     assert measurement.step == measurement.curve[-1].step == 20
     assert np.isnan(measurement.curve[-1].train_loss)
     assert all(np.isnan(score.eval_loss) for score in measurement.scores)
+
+
+def in_legs(run, rung, num_scored, every):
+    """What a run measures on the way to a rung when it is advanced to each multiple of ``every``; and there."""
+    return [*(run.advance(step, 1) for step in range(every, rung, every)), run.advance(rung, num_scored)]
+
+
+@pytest.mark.parametrize("every", [10, 20])
+@pytest.mark.parametrize("kind", KINDS)
+def test_legs_on_the_way_to_a_rung_change_nothing(kind, every):
+    """So that a run can be stopped between rungs: at any multiple of ``pause_every``."""
+    train = replace(of_kind(kind).settings.train, eval_every=10)
+    trainable = ToweredCNN(replace(of_kind(kind).settings, train=train))
+    assert trainable.pause_every == 10
+    run = trainable.start({}, LATTICE[1:9:2], 4, TWO)
+    straight = [run.advance(33, 2), run.advance(60)]
+    run = trainable.start({}, LATTICE[1:9:2], 4, TWO)
+    legs = in_legs(run, 33, 2, every)
+    rest = [run.advance(step, 1) for step in range(40, 60, every)] + [run.advance(60)]
+    for whole, parts in zip(straight, (legs, rest), strict=True):
+        points, metrics, _ = numbers(parts)
+        assert (points, metrics, numbers(parts[-1:])[2]) == numbers([whole])
+        scores = [(point.step, point.score) for part in parts for point in part.curve if point.score]
+        assert scores == [(point.step, point.score) for point in whole.curve if point.score]
+    assert rest[-1].test_scores == straight[-1].test_scores
+
+
+@pytest.mark.parametrize("rung", [10, 25])
+def test_a_leg_whose_loss_is_no_number_tells_what_the_whole_would_have(rung):
+    train = TrainSettings(batch_size=16, steps=60, report_every=5, eval_every=10)
+    trainable = make_trainable(train=train)
+
+    def begin():
+        return trainable.start({"learning_rate": 1e30, "bn_placement": "none"}, LATTICE[:2], 0, ONE)
+
+    whole, leg = begin().advance(rung), begin().advance(10, 1)
+    steps = [point.step for point in leg.curve]
+    assert steps == [5, 10]
+    assert [point.step for point in whole.curve] == [*steps, rung][: 2 + (rung > 10)]
+    for of_leg, of_whole in zip(leg.curve, whole.curve, strict=False):
+        assert str(of_leg.train_loss) == str(of_whole.train_loss)
+        assert of_leg.metrics.keys() == of_whole.metrics.keys() != set()
+    assert np.isnan(whole.curve[-1].train_loss)
+    assert np.isnan(leg.curve[-1].score.eval_loss)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from sweeps.records import CurvePoint, Measurement, Score
@@ -20,7 +22,9 @@ class RunSettings:
     steps: int = 90
     towers: int = 1
     behaviour: str = "well"
-    """well, raise, exit, nonsense, wrong_step, few_scores, nan, invalid, or slow."""
+    """well, raise, exit, nonsense, wrong_step, few_scores, nan, or invalid."""
+    gate: str = ""
+    """A file; a ``Paced`` run is slow until it is there."""
 
 
 @dataclass(frozen=True)
@@ -236,3 +240,36 @@ class LatticeRun(QuadraticRun):
             return told
         tests = [None if index else score for index, score in enumerate(told.scores)]
         return Measurement(told.step, told.curve, told.scores, told.seconds, test_scores=tuple(tests))
+
+
+class Paced(Lattice):
+    """A ``Lattice`` that can be stopped every 5 steps; slow, each time it is advanced, until its gate is there."""
+
+    pause_every: ClassVar[int] = 5
+
+    def start(
+        self,
+        params: Mapping[str, Any],
+        readouts: Sequence[Mapping[str, Any]],
+        seed: int,
+        devices: Devices,
+        state: bytes | None,
+    ) -> PacedRun:
+        return PacedRun(params, readouts, self.settings.run, state)
+
+
+class PacedRun(LatticeRun):
+    def __init__(
+        self,
+        params: Mapping[str, Any],
+        readouts: Sequence[Mapping[str, Any]],
+        settings: RunSettings,
+        state: bytes | None,
+    ) -> None:
+        super().__init__(params, readouts, settings.behaviour, state)
+        self.gate = Path(settings.gate)
+
+    def advance(self, to_step: int, num_scored: int | None = None) -> Measurement:
+        if not self.gate.exists():
+            time.sleep(0.1)
+        return super().advance(to_step, num_scored)

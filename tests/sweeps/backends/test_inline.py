@@ -1,16 +1,19 @@
 """The inline backend, under the shared contract."""
 
+import threading
+
 import pytest
 
+from sweeps.backends import Paused
 from sweeps.backends.inline import InlineBackend
 from sweeps.errors import ResourceError
-from tests.contracts.backend_contract import BackendContract, spec
+from tests.contracts.backend_contract import LONG, PACED, BackendContract, job, spec
 
 
 class TestInline(BackendContract):
     @pytest.fixture
     def make(self):
-        return lambda behaviour="well": InlineBackend(spec(behaviour))
+        return lambda *args, **kwargs: InlineBackend(spec(*args, **kwargs))
 
     def test_more_than_one_worker_is_refused(self):
         with pytest.raises(ResourceError, match="workers is 2, but must be 1"):
@@ -23,7 +26,6 @@ class TestInline(BackendContract):
             InlineBackend(spec(cpus=4096))
 
     def test_an_interrupt_is_not_swallowed(self, make, monkeypatch):
-        from tests.contracts.backend_contract import job
         from tests.support import trainables
 
         def interrupt(behaviour):
@@ -34,3 +36,11 @@ class TestInline(BackendContract):
         backend.start(0, job())
         with pytest.raises(KeyboardInterrupt):
             backend.next_event()
+
+    def test_a_run_can_be_paused_from_another_thread_while_it_is_under_way(self, make, tmp_path):
+        backend = make(trainable=PACED, gate=tmp_path / "never")
+        backend.start(0, job(to_step=LONG))
+        timer = threading.Timer(0.3, backend.pause, [0])
+        timer.start()
+        assert isinstance(backend.next_event(), Paused)
+        timer.join()

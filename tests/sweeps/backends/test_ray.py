@@ -46,7 +46,7 @@ def backends(fake_gpus):
 class TestRay(BackendContract):
     @pytest.fixture
     def make(self, backends):
-        return lambda behaviour="well": backends(spec(behaviour), workers=1)
+        return lambda *args, **kwargs: backends(spec(*args, **kwargs), workers=1)
 
 
 def metrics_of(backend, slots):
