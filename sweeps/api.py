@@ -11,20 +11,20 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import config, step
+from sweeps import config, moves, step
 from sweeps.convergence import plateau, verdict
 from sweeps.doctor import package_versions
 from sweeps.errors import InputError, SettingsError, SweepFailedError
 from sweeps.history import History, SweepFacts, assemble, read_history
 from sweeps.pruning import Rule, rung_steps
-from sweeps.records import Measurement, SweepRecord, Trajectory, TrialState, Verdict
+from sweeps.records import SweepRecord, Trajectory, TrialState, Verdict
 from sweeps.recovery import recover
 from sweeps.run_folder import CurveLog, RunFolder, is_live, read_entries
 from sweeps.trainable import Devices, load_trainable, scores_lattice
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from sweeps.study import Study
 
 BACKENDS = ("ray", "inline")
+NOWHERE = "nowhere"
+"""For a driver that has nothing to run, but ends to tell."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def launch(
             study = _create_study(settings, folder)
             folder.log.write_text(f"data: {summary}\n" if summary else "")
             try:
-                return _drive(settings, folder, study, step.State(), 0.0, backend, address, listener)
+                return _drive(settings, folder, study, moves.State(), History(), backend, address, listener)
             except InputError:
                 study.delete()
                 raise
@@ -118,12 +120,12 @@ def resume(
     with run_folder.lock():
         study = _load_study(settings, run_folder)
         history = read_history(read_entries(run_folder.curves))
-        state = recover(
-            _plan(settings), study, history, run_folder, lambda past: _judge(settings, *past.train_loss)
-        )
-        if not step.budget_spent(_plan(settings), state):
+        plan = _plan(settings)
+        state = recover(plan, study, history, run_folder)
+        if step.has_work(plan, state):
             _write_settings(run_folder, settings)
-            return _drive(settings, run_folder, study, state, history.elapsed_seconds, backend, address, listener)
+            where = backend if step.budget_spent(plan, state) is None else NOWHERE
+            return _drive(settings, run_folder, study, state, history, where, address, listener)
         record = _record(settings, study, history)
         return SweepResult(run_folder.path, record, interrupted=False)
 
@@ -158,8 +160,8 @@ def _drive(
     settings: config.Sweep,
     folder: RunFolder,
     study: Study,
-    state: step.State,
-    spent: float,
+    state: moves.State,
+    history: History,
     backend_name: str,
     address: str | None,
     listener: Listener | None,
@@ -172,7 +174,9 @@ def _drive(
         stack.enter_context(_log_to(folder.log))
         clock_began = time.monotonic()
         backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
-        stack.enter_context(_stop_on_signals(stop))
+        # What runs in this process can be told to halt while it runs; Ray's actors are told by the driver.
+        halt = partial(backend.pause, 0) if backend_name == "inline" else None
+        stack.enter_context(_stop_on_signals(stop, halt))
         curves = stack.enter_context(CurveLog(folder.curves))
         driver = Driver(
             plan=_plan(settings),
@@ -180,19 +184,23 @@ def _drive(
             study=study,
             folder=folder,
             curves=curves,
-            judge=partial(_judge_measurements, settings),
+            judge=partial(_judge, settings),
             listener=listener or Together(()),
             clock=time.monotonic,
             stop=stop,
-            spent=spent + time.monotonic() - clock_began,
+            spent=history.elapsed_seconds + time.monotonic() - clock_began,
+            past=_curves_of(state, history),
         )
-        finished = driver.run(state, settings.name)
+        try:
+            finished = driver.run(state, settings.name)
+        except KeyboardInterrupt as error:  # A second Ctrl-C. What was acted on is durable.
+            raise KeyboardInterrupt(f"go on with: towersweep resume {folder.path}") from error
     from sweeps import report
 
     record = _record(settings, study, read_history(read_entries(folder.curves)))
     report.write(record, folder.path)
     if finished and record.best() is None:
-        raise SweepFailedError(_why_none_completed(record, folder))
+        raise SweepFailedError(_why_none_completed(record, folder, driver.given_up))
     return SweepResult(folder.path, record, interrupted=not finished)
 
 
@@ -253,9 +261,9 @@ def _sampler(settings: config.Sweep) -> Any:
     return SamplerSettings(search.sampler, search.seed, search.readouts_per_trajectory, lattice)
 
 
-def _plan(settings: config.Sweep) -> step.Plan:
+def _plan(settings: config.Sweep) -> moves.Plan:
     search = settings.search
-    return step.Plan(
+    return moves.Plan(
         rungs=rung_steps(settings.steps, search.reduction_factor, search.num_rungs),
         max_trajectories=search.trajectories,
         time_budget_seconds=search.time_budget,
@@ -266,6 +274,11 @@ def _plan(settings: config.Sweep) -> step.Plan:
         rule=Rule(search.pruner, search.reduction_factor),
         retries=settings.resources.retries,
         keep_checkpoints=settings.resources.keep_checkpoints,
+        generation=search.generation if search.deterministic else None,
+        trial_timeout_seconds=settings.resources.trial_timeout,
+        rung_timeout_seconds=settings.resources.rung_timeout,
+        checkpoint_seconds=settings.resources.checkpoint_every,
+        stop_after_failures=search.stop_after_failures,
     )
 
 
@@ -284,6 +297,10 @@ def _worker_spec(settings: config.Sweep) -> WorkerSpec:
 
 
 def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: str | None) -> Backend:
+    if name == NOWHERE:
+        from sweeps.backends.nowhere import Nowhere
+
+        return Nowhere()
     if name == "inline":
         from sweeps.backends.inline import InlineBackend
 
@@ -311,21 +328,24 @@ def _judge(settings: config.Sweep, steps: Sequence[int], train_loss: Sequence[fl
     return verdict(steps, train_loss, settings.convergence)
 
 
-def _judge_measurements(settings: config.Sweep, measurements: Sequence[Measurement]) -> Verdict:
-    points = [point for measurement in measurements for point in measurement.curve]
-    return _judge(settings, [p.step for p in points], [p.train_loss for p in points])
+def _curves_of(state: moves.State, history: History) -> dict[int, dict[int, float]]:
+    """The training losses of what earlier drivers left unfinished, by step."""
+    unfinished = {*(each.trajectory.number for each in state.waiting), *state.untold}
+    known = {number: history.trajectories[number] for number in unfinished if number in history.trajectories}
+    return {number: dict(zip(*past.train_loss, strict=True)) for number, past in known.items()}
 
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **package_versions()}
 
 
-def _why_none_completed(record: SweepRecord, folder: RunFolder) -> str:
+def _why_none_completed(record: SweepRecord, folder: RunFolder, given_up: str | None) -> str:
+    why = f"no trial completed; {given_up}" if given_up else "no trial completed"
     failed = [trial for trial in record.trials if trial.state is TrialState.FAILED]
     if failed and failed[0].failure is not None:
         failure = failed[0].failure
-        return f"no trial completed; the first to fail: {failure.kind}: {failure.message} (see {folder.log})"
-    return f"no trial completed: {len(record.trials)} trials ended early (see {folder.log})"
+        return f"{why}; the first to fail: {failure.kind}: {failure.message} (see {folder.log})"
+    return f"{why}: {len(record.trials)} trials ended early (see {folder.log})"
 
 
 @contextmanager
@@ -348,7 +368,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+def _stop_on_signals(stop: threading.Event, halt: Callable[[], None] | None) -> Iterator[None]:
     """The first Ctrl-C or SIGTERM asks the driver to leave; a second one leaves at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -358,6 +378,8 @@ def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        if halt is not None:
+            halt()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -39,8 +39,9 @@ class OneLineErrors(click.Group):
             _fail(str(error), 2)
         except TowersweepError as error:
             _fail(str(error), 1)
-        except (KeyboardInterrupt, click.Abort):
-            _fail("interrupted", INTERRUPTED)
+        except (KeyboardInterrupt, click.Abort) as error:
+            told = str(error.__cause__ or error)  # Click makes its own of a KeyboardInterrupt.
+            _fail(f"interrupted; {told}" if told else "interrupted", INTERRUPTED)
         except BrokenPipeError:  # The reader of our output has gone, as in `towersweep status | head -1`.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)

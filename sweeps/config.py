@@ -113,6 +113,12 @@ class SearchSettings(Section):
     lattice: bool = True
     """Score every combination of readout values at a training run's last step."""
     seed: int = Field(0, ge=0)
+    deterministic: bool = False
+    """Ask in generations and tell in number order: neither the number of workers nor their timing matters."""
+    generation: int = Field(8, ge=1)
+    """How many trajectories a deterministic sweep asks for at a time."""
+    stop_after_failures: int = Field(5, ge=1)
+    """Give up where the first so many trajectories all fail in the same way."""
     baselines: list[dict[str, Value]] = Field(default_factory=list)
     """Parameters to be tried before the sampler proposes any."""
 
@@ -126,7 +132,13 @@ class ResourceSettings(Section):
     gpus_per_tower: float = Field(0.0, ge=0)
     """A whole number, or a fraction below 1 to let trials share a GPU."""
     retries: int = Field(1, ge=0)
-    """How often a trajectory is run again whose worker was lost."""
+    """How often a trajectory is run again whose worker was lost or that ran out of time."""
+    trial_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long one attempt at a trajectory may take."""
+    rung_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long a worker may take from one rung to the next; the first one includes its start."""
+    checkpoint_every: Annotated[Seconds, Field(ge=0)] = 60.0
+    """The state of a running trajectory is saved about so often, to go on from after a failure."""
     keep_checkpoints: int = Field(3, ge=1)
     """The states of the best so many completed trajectories are kept."""
 

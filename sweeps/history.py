@@ -75,6 +75,22 @@ def end_entry(trajectory: Trajectory, attempt: int, outcome: Outcome, now: float
     }
 
 
+def lost_entry(trajectory: Trajectory, attempt: int, failure: Failure, now: float) -> dict[str, Any]:
+    """An attempt was lost; another follows."""
+    return {
+        "kind": "lost",
+        "trajectory": trajectory.number,
+        "attempt": attempt,
+        "time": round(now, 3),
+        "failure": {"kind": failure.kind.value, "message": failure.message},
+    }
+
+
+def generation_entry(first: int, now: float) -> dict[str, Any]:
+    """A deterministic sweep asks for a generation of trajectories, from number ``first`` on."""
+    return {"kind": "generation", "first": first, "time": round(now, 3)}
+
+
 def session_entry(now: float, *, finished: bool) -> dict[str, Any]:
     """A driver came to an end of its own accord; ``finished`` if nothing was left to do."""
     return {"kind": "session", "time": round(now, 3), "finished": finished}
@@ -101,6 +117,8 @@ class TrajectoryHistory:
     state: TrialState | None = None
     reason: str = ""
     failure: Failure | None = None
+    lost: list[FailureKind] = field(default_factory=list)
+    """Why attempts were lost after which another was to follow."""
 
     @property
     def train_loss(self) -> tuple[list[int], list[float]]:
@@ -133,6 +151,8 @@ class TrajectoryHistory:
                 self.started = self.started or entry["time"]
             case "measurement":
                 self._add_measurement(entry)
+            case "lost":
+                self.lost.append(FailureKind(entry["failure"]["kind"]))
             case "end":
                 self.ended, self.reason = entry["time"], entry["reason"]
                 self.state = TrialState(entry["state"])
@@ -164,6 +184,8 @@ class History:
     trajectories: dict[int, TrajectoryHistory] = field(default_factory=dict)
     elapsed_seconds: float = 0.0
     finished: bool = False
+    generation_first: int = 0
+    """The first trajectory of the generation under way, in a deterministic sweep."""
 
     @property
     def slot_seconds(self) -> float:
@@ -177,7 +199,9 @@ def read_history(entries: Iterable[Mapping[str, Any]]) -> History:
     for entry in entries:
         history.elapsed_seconds = max(history.elapsed_seconds, entry["time"])
         history.finished = entry["kind"] == "session" and entry["finished"]
-        if entry["kind"] != "session":
+        if entry["kind"] == "generation":
+            history.generation_first = entry["first"]
+        if "trajectory" in entry:
             history.trajectories.setdefault(entry["trajectory"], TrajectoryHistory()).add(entry)
     return history
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from sweeps.driver import Listener
-    from sweeps.step import Plan
+    from sweeps.moves import Plan
 
 PLAIN_EVERY_SECONDS = 5.0
 

@@ -107,6 +107,13 @@ class Proposer:
         shared = {name: value for name, value in params.items() if roles[name] == "trajectory"}
         return shared, {name: value for name, value in params.items() if roles[name] == "readout"}
 
+    def passed(self, trajectories: int) -> None:
+        """Earlier drivers proposed so many: a low-discrepancy sequence goes on after them."""
+        if self._settings.name == "qmc":
+            for number in range(trajectories):
+                self.propose(number)
+                self._whole.tell(self._numbers.pop(number), state=OptunaState.FAIL)
+
     def began(self, trajectory: int, params: Params) -> None:
         """A trajectory is under way that an earlier driver proposed; ``params`` are its first trial's."""
         if self._settings.name not in HISTORY_FREE:

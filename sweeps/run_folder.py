@@ -1,6 +1,6 @@
 """The run folder: layout, atomic writes, the append-only curves, and the writer's lock.
 
-sweep.toml  study.journal  curves/curves.jsonl  checkpoints/NNNNN.ckpt  artifacts/
+sweep.toml  study.journal  curves/curves.jsonl  checkpoints/NNNNN.ckpt, NNNNN-RUNG.state  artifacts/
 report.json  trials.csv  report.html  driver.log
 """
 
@@ -105,6 +105,33 @@ class RunFolder:
         if drop is not None:
             self.checkpoint(drop).unlink(missing_ok=True)
 
+    def save_state(self, trajectory: int, rung: int, state: bytes) -> None:
+        """Write the state of a running trajectory, taken at or on the way from ``rung``; older ones go."""
+        path = self._state(trajectory, rung)
+        write_atomically(path, state)
+        for older in self._states(trajectory):
+            if older != path:
+                older.unlink(missing_ok=True)
+
+    def saved_state(self, trajectory: int, rung: int) -> bytes:
+        """What ``save_state`` wrote."""
+        return self._state(trajectory, rung).read_bytes()
+
+    def saved_rungs(self, trajectory: int) -> list[int]:
+        """The rungs at which states of a trajectory are there to go on from, the latest first."""
+        return sorted((int(path.stem.partition("-")[2]) for path in self._states(trajectory)), reverse=True)
+
+    def drop_state(self, trajectory: int) -> None:
+        """A trajectory has ended: what was saved to go on from is no longer wanted."""
+        for path in self._states(trajectory):
+            path.unlink(missing_ok=True)
+
+    def _state(self, trajectory: int, rung: int) -> Path:
+        return self.path / "checkpoints" / f"{trajectory:05d}-{rung}.state"
+
+    def _states(self, trajectory: int) -> list[Path]:
+        return list((self.path / "checkpoints").glob(f"{trajectory:05d}-*.state"))
+
     def lock(self) -> WriterLock:
         """The right to write this folder; a context manager."""
         return WriterLock(self.path)
@@ -153,6 +180,7 @@ class CurveLog:
     def __init__(self, path: Path) -> None:
         _end_last_line(path)
         self._stream: IO[str] = path.open("a", encoding="utf-8")
+        self._dirty = False
 
     def append(self, *entries: Mapping[str, Any], durable: bool = True) -> None:
         """Append entries. Those that are not to be ``durable`` by themselves are so with the next that are; until
@@ -162,8 +190,15 @@ class CurveLog:
             return
         self._stream.write("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
         self._stream.flush()
+        self._dirty = not durable
         if durable:
             os.fsync(self._stream.fileno())
+
+    def sync(self) -> None:
+        """Make all entries durable."""
+        if self._dirty:
+            os.fsync(self._stream.fileno())
+            self._dirty = False
 
     def __enter__(self) -> CurveLog:
         return self

@@ -1,247 +1,83 @@
 """The driver's pure heart: ``on_event(plan, state, event) -> (state, actions)``.
 
-No clock, no I/O: events carry the time, and the actions are carried out, in order, by ``driver.py``.
-The order matters: a measurement is recorded (durably) before it is acted on, and a trajectory is finished
-in the study before its slot asks for the next one.
+No clock, no I/O: events carry the time, and the actions are carried out, in order, by ``driver.py``. The order
+matters: a measurement is recorded (durably) before it is acted on, an end is recorded before the study hears of
+it, and the study hears of it before it is asked for more.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import isfinite
 from types import MappingProxyType
+from typing import TypeVar
 
-from sweeps.pruning import Rule, Rungs, bracket_of, reason_to_prune
+from sweeps.moves import (
+    OUT_OF_MEMORY,
+    RETRIED,
+    Abandon,
+    Action,
+    Advance,
+    Ask,
+    Asked,
+    Broke,
+    Event,
+    Finish,
+    Keep,
+    Lost,
+    OpenGeneration,
+    Past,
+    Pause,
+    Paused,
+    Phase,
+    Plan,
+    Reached,
+    Record,
+    Release,
+    Report,
+    Running,
+    Save,
+    SlotFree,
+    SlotLost,
+    Start,
+    State,
+    StateArrived,
+    Step,
+    StopAsked,
+    TakeState,
+    Tell,
+    Tick,
+    Waiting,
+)
+from sweeps.pruning import bracket_of, reason_to_prune
 from sweeps.records import Failure, FailureKind, Measurement, Outcome, Trajectory, TrialState
 
-RETRIED = frozenset({FailureKind.WORKER_LOST, FailureKind.TIMED_OUT})
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the sweep set out to do; constant while it runs."""
-
-    rungs: tuple[int, ...]
-    max_trajectories: int
-    time_budget_seconds: float | None = None
-    max_trials: int | None = None
-    """Trials asked for; a cell of a lattice that becomes a trial comes on top."""
-    trials_per_trajectory: int = 1
-    """The most that one is asked with."""
-    device_budget_seconds: float | None = None
-    devices_per_trajectory: int = 1
-    rule: Rule = field(default_factory=Rule)
-    retries: int = 1
-    keep_checkpoints: int = 3
-
-
-@dataclass(frozen=True)
-class Running:
-    """A trajectory in a slot. ``best`` is its best eval loss so far, ``final`` its last measurement.
-
-    ``began`` is when it got the slot; ``competed`` the last step at which its value is among the rungs'.
-    """
-
-    trajectory: Trajectory
-    attempt: int
-    began: float = 0.0
-    competed: int = 0
-    best: float = float("inf")
-    final: Measurement | None = None
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A trajectory to be run again, as attempt number ``attempt``; for ``competed`` see Running."""
-
-    trajectory: Trajectory
-    attempt: int
-    competed: int = 0
-
-
-@dataclass(frozen=True)
-class State:
-    """Where the sweep stands.
-
-    ``num_asked`` counts trajectories ever asked for, ``num_trials`` their trials; ``kept`` holds the best
-    completed (loss, trajectory) pairs, whose checkpoints are kept; ``device_seconds`` is what past attempts had.
-    """
-
-    num_asked: int = 0
-    num_trials: int = 0
-    running: Mapping[int, Running] = field(default_factory=lambda: MappingProxyType({}))
-    waiting: tuple[Waiting, ...] = ()
-    rungs: Rungs = field(default_factory=Rungs)
-    kept: tuple[tuple[float, int], ...] = ()
-    elapsed_seconds: float = 0.0
-    device_seconds: float = 0.0
-
-
-# Events
-
-
-@dataclass(frozen=True)
-class SlotFree:
-    """A slot has nothing to do."""
-
-    slot: int
-    now: float
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The study proposed a trajectory for ``slot``; ``reserved`` is the ``max_trials`` that it was asked with."""
-
-    slot: int
-    trajectory: Trajectory
-    now: float
-    reserved: int | None = None
-
-
-@dataclass(frozen=True)
-class Reached:
-    """The run in ``slot`` reached a rung."""
-
-    slot: int
-    measurement: Measurement
-    now: float
-
-
-@dataclass(frozen=True)
-class StateArrived:
-    """The state of the run in ``slot``, which has reached its last rung."""
-
-    slot: int
-    state: bytes
-    now: float
-
-
-@dataclass(frozen=True)
-class Broke:
-    """The attempt in ``slot`` ended without a result."""
-
-    slot: int
-    failure: Failure
-    now: float
-
-
-Event = SlotFree | Asked | Reached | StateArrived | Broke
-
-# Actions
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Ask the study for trajectory ``number``, to be run in ``slot``, with at most ``max_trials`` trials."""
-
-    slot: int
-    number: int
-    max_trials: int | None = None
-
-
-@dataclass(frozen=True)
-class Start:
-    """Give the trajectory to the worker in ``slot``, up to its first rung."""
-
-    slot: int
-    trajectory: Trajectory
-    attempt: int
-    to_step: int
-
-
-@dataclass(frozen=True)
-class Record:
-    """Make a measurement durable."""
-
-    trajectory: Trajectory
-    attempt: int
-    measurement: Measurement
-
-
-@dataclass(frozen=True)
-class Report:
-    """Report a recorded measurement to the study."""
-
-    trajectory: Trajectory
-    measurement: Measurement
-
-
-@dataclass(frozen=True)
-class Advance:
-    """Let the run in ``slot`` go on to the next rung."""
-
-    slot: int
-    to_step: int
-
-
-@dataclass(frozen=True)
-class TakeState:
-    """Fetch the state of a run that is worth keeping."""
-
-    slot: int
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Write a checkpoint, and remove the one that it pushed out of the best few."""
-
-    trajectory: int
-    state: bytes
-    drop: int | None
-
-
-@dataclass(frozen=True)
-class Release:
-    """Let the worker in ``slot`` forget its run; the slot is free."""
-
-    slot: int
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Tell the study how all trials of a trajectory ended."""
-
-    trajectory: Trajectory
-    attempt: int
-    outcome: Outcome
-    measurement: Measurement | None
-
-
-Action = Ask | Start | Record | Report | Advance | TakeState | Keep | Release | Finish
-Step = tuple[State, tuple[Action, ...]]
+Value = TypeVar("Value")
 
 
 def on_event(plan: Plan, state: State, event: Event) -> Step:
     """What the sweep does about ``event``."""
     state = replace(state, elapsed_seconds=max(state.elapsed_seconds, event.now))
-    match event:
-        case SlotFree():
-            return _fill(plan, state, event.slot)
-        case Asked():
-            unused = (event.reserved or 0) - len(event.trajectory.trials)
-            state = replace(state, num_trials=state.num_trials - unused)
-            return _start(plan, state, event.slot, Waiting(event.trajectory, attempt=1))
-        case Reached():
-            return _measured(plan, state, event)
-        case StateArrived():
-            return _state_arrived(plan, state, event)
-        case Broke():
-            return _broke(plan, state, event)
+    state, actions = _handled(plan, state, event)
+    for what_follows in (_given_up, _told, _started, _asked):
+        state, more = what_follows(plan, state)
+        actions += more
+    return state, actions
 
 
-def is_over(state: State) -> bool:
-    """Whether nothing is under way."""
-    return not state.running
+def is_over(plan: Plan, state: State) -> bool:
+    """Whether nothing is under way, and nothing will be."""
+    if state.running or state.asking:
+        return False
+    return state.stopping or (not state.waiting and budget_spent(plan, state) is not None)
 
 
 def budget_spent(plan: Plan, state: State) -> str | None:
-    """Which budget is spent, or None."""
-    if reason := _time_spent(plan, state):
+    """Why nothing more is asked for, or None."""
+    if reason := _no_more(plan, state):
         return reason
-    if state.waiting:
-        return None
     if state.num_asked >= plan.max_trajectories:
         return f"{plan.max_trajectories} trajectories asked for"
     if plan.max_trials is not None and state.num_trials >= plan.max_trials:
@@ -249,66 +85,94 @@ def budget_spent(plan: Plan, state: State) -> str | None:
     return None
 
 
-def give_up_waiting(plan: Plan, state: State) -> tuple[Finish, ...]:
-    """How trajectories end that wait for another attempt when the budget is spent."""
-    reason = f"not run again: {budget_spent(plan, state)}"
-    failure = Failure(FailureKind.TIMED_OUT, reason)
-    return tuple(
-        Finish(again.trajectory, again.attempt - 1, Outcome(TrialState.FAILED, reason, failure), None)
-        for again in state.waiting
-    )
+def has_work(plan: Plan, state: State) -> bool:
+    """Whether a driver that starts from ``state`` has anything to do, if only to end what was left unfinished."""
+    return bool(state.waiting or state.untold) or budget_spent(plan, state) is None
 
 
-def _fill(plan: Plan, state: State, slot: int) -> Step:
-    if state.waiting and not _time_spent(plan, state):
-        again, *rest = state.waiting
-        return _start(plan, replace(state, waiting=tuple(rest)), slot, again)
-    if budget_spent(plan, state):
-        return state, ()
-    most = None
-    if plan.max_trials is not None:  # Another slot may ask before this one's answer is there.
-        most = min(plan.trials_per_trajectory, plan.max_trials - state.num_trials)
-    asked = replace(state, num_asked=state.num_asked + 1, num_trials=state.num_trials + (most or 0))
-    return asked, (Ask(slot, state.num_asked, most),)
+def gave_up(plan: Plan, state: State) -> str | None:
+    """Why the sweep gave up, or None: all that it tried failed in the same way."""
+    if state.has_succeeded or state.failed_alike is None or state.failed_alike[1] < plan.stop_after_failures:
+        return None
+    kind, count = state.failed_alike
+    return f"the first {count} trajectories all failed in the same way: {kind}"
 
 
-def _start(plan: Plan, state: State, slot: int, new: Waiting) -> Step:
-    run = Running(new.trajectory, new.attempt, state.elapsed_seconds, new.competed)
-    return _set_running(state, slot, run), (Start(slot, new.trajectory, new.attempt, plan.rungs[0]),)
+def device_seconds(plan: Plan, state: State) -> float:
+    """What all attempts have had of devices up to now, those under way included."""
+    under_way = sum(state.elapsed_seconds - run.began for run in state.running.values())
+    return state.device_seconds + plan.devices_per_trajectory * under_way
 
 
-def _measured(plan: Plan, state: State, event: Reached) -> Step:
-    run = state.running[event.slot]
+# What events do
+
+
+def _handled(plan: Plan, state: State, event: Event) -> Step:
+    match event:
+        case SlotFree():
+            return (state if event.slot in state.running else _idle(state, event.slot)), ()
+        case SlotLost():
+            return _slot_lost(plan, state, event)
+        case Asked():
+            unused = (event.reserved or 0) - len(event.trajectory.trials)
+            waiting = (*state.waiting, Waiting(event.trajectory))
+            return replace(
+                state, asking=state.asking - 1, num_trials=state.num_trials - unused, waiting=waiting
+            ), ()
+        case Tick():
+            return _ticked(plan, state)
+        case StopAsked():
+            training = [slot for slot, run in state.running.items() if run.phase is Phase.TRAINING]
+            return _pausing(replace(state, stopping=True), training)
+    run = state.running.get(event.slot)
+    if run is None or (run.trajectory.number, run.attempt) != (event.trajectory, event.attempt):
+        return state, ()  # Of an attempt that is over: it came too late.
+    match event:
+        case Reached():
+            return _measured(plan, state, event, run)
+        case StateArrived():
+            return _state_arrived(plan, state, event, run)
+        case Paused():
+            return _saved(plan, state, event.slot, run, event.state)
+        case Broke():
+            return _broke(plan, state, event.slot, event.failure)
+
+
+def _measured(plan: Plan, state: State, event: Reached, run: Running) -> Step:
     measurement = event.measurement
-    number, step = run.trajectory.number, measurement.step
-    run = replace(run, best=min(run.best, measurement.best_loss), final=measurement)
-    record = Record(run.trajectory, run.attempt, measurement)
-    report = Report(run.trajectory, measurement)
-
-    bracket = bracket_of(plan.rule, number, len(plan.rungs))
-    if step > run.competed:  # A second attempt passes the same rungs again; it must not compete twice.
-        run = replace(run, competed=step)
-        state = replace(state, rungs=state.rungs.with_value(bracket, step, run.best))
+    if run.phase not in (Phase.TRAINING, Phase.PAUSING) or measurement.step != run.to_step:
+        return state, ()  # Told twice.
+    past = replace(run.past, best=min(run.past.best, measurement.best_loss), final=measurement)
+    state, past = _compete(plan, state, run.trajectory.number, past, measurement.step)
+    run = replace(run, past=past)
     state = _set_running(state, event.slot, run)
-
-    stop = _reason_to_stop(plan, state, run, measurement, bracket)
-    if stop is not None:
-        state, actions = _finish(plan, state, event.slot, Outcome(TrialState.PRUNED, stop))
-        return state, (record, report, *actions)
-    if step < plan.rungs[-1]:
+    record, report = Record(run.trajectory, run.attempt, measurement), Report(run.trajectory, measurement)
+    outcome = _outcome(plan, state, run, measurement)
+    if outcome is None:
+        state, action = _go_on(plan, state, event.slot, run)
         # The worker goes on as soon as the measurement is durable; the study hears of it meanwhile.
-        following = plan.rungs[plan.rungs.index(step) + 1]
-        return state, (record, Advance(event.slot, following), report)
-    if _rank(state.kept, measurement.best_loss) < plan.keep_checkpoints:
-        return state, (record, TakeState(event.slot), report)
-    state, actions = _finish(plan, state, event.slot, _completed(measurement))
+        return state, (record, action, report)
+    if outcome.state is TrialState.COMPLETE and _rank(state.kept, measurement.best_loss) < plan.keep_checkpoints:
+        return _command(state, event.slot, run, Phase.ENDING), (record, TakeState(event.slot), report)
+    state, actions = _finish(plan, state, event.slot, outcome)
     return state, (record, report, *actions)
 
 
-def _state_arrived(plan: Plan, state: State, event: StateArrived) -> Step:
-    run = state.running[event.slot]
-    measurement = _final(run)
-    number = run.trajectory.number
+def _go_on(plan: Plan, state: State, slot: int, run: Running) -> tuple[State, Action]:
+    """To the next rung, by way of a saved state where it is time for one."""
+    following = plan.rungs[plan.rungs.index(_final(run).step) + 1]
+    run = replace(run, to_step=following)
+    if state.stopping or _due(plan, state, run):
+        return _command(state, slot, run, Phase.SAVING), TakeState(slot)
+    return _command(state, slot, run, Phase.TRAINING), Advance(slot, following)
+
+
+def _state_arrived(plan: Plan, state: State, event: StateArrived, run: Running) -> Step:
+    if run.phase is Phase.SAVING:
+        return _saved(plan, state, event.slot, run, event.state)
+    if run.phase is not Phase.ENDING:
+        return state, ()
+    measurement, number = _final(run), run.trajectory.number
     others = tuple(entry for entry in state.kept if entry[1] != number)
     ranked = sorted([*others, (measurement.best_loss, number)])
     kept, pushed_out = ranked[: plan.keep_checkpoints], ranked[plan.keep_checkpoints :]
@@ -319,26 +183,195 @@ def _state_arrived(plan: Plan, state: State, event: StateArrived) -> Step:
     return state, (*keep, *actions)
 
 
-def _broke(plan: Plan, state: State, event: Broke) -> Step:
-    run = state.running[event.slot]
-    if event.failure.kind in RETRIED and run.attempt <= plan.retries:
-        again = Waiting(run.trajectory, run.attempt + 1, run.competed)
-        state = replace(state, waiting=(*state.waiting, again))
-        return _fill(plan, _clear(plan, state, event.slot), event.slot)
-    outcome = Outcome(TrialState.FAILED, f"{event.failure.kind}: {event.failure.message}", event.failure)
-    finish = Finish(run.trajectory, run.attempt, outcome, run.final)
-    state, actions = _fill(plan, _clear(plan, state, event.slot), event.slot)
-    return state, (finish, *actions)
+def _saved(plan: Plan, state: State, slot: int, run: Running, content: bytes) -> Step:
+    """A state to go on from has arrived: it is made durable, and the run goes on, or leaves with the driver."""
+    at = run.past.final.step if run.past.final else 0
+    save = Save(run.trajectory.number, at, content)
+    run = replace(run, past=replace(run.past, saved=at), saved_at=state.elapsed_seconds)
+    if not state.stopping:
+        return _command(state, slot, run, Phase.TRAINING), (save, Advance(slot, run.to_step))
+    left = Waiting(run.trajectory, run.attempt + 1, run.past, run.alone)
+    return _put_back(plan, state, slot, left), (save, Release(slot))
 
 
-def _finish(plan: Plan, state: State, slot: int, outcome: Outcome) -> Step:
+def _broke(plan: Plan, state: State, slot: int, failure: Failure) -> Step:
     run = state.running[slot]
-    finish = Finish(run.trajectory, run.attempt, outcome, run.final)
-    state, actions = _fill(plan, _clear(plan, state, slot), slot)
-    return state, (Release(slot), finish, *actions)
+    past, again = run.past, None
+    if failure.kind in OUT_OF_MEMORY and not past.out_of_memory:
+        again = replace(past, out_of_memory=True)
+    if failure.kind in RETRIED and past.failures < plan.retries:
+        again = replace(past, failures=past.failures + 1)
+    if again is not None:
+        waiting = Waiting(run.trajectory, run.attempt + 1, again, alone=again.out_of_memory)
+        return _put_back(plan, state, slot, waiting), (Lost(run.trajectory, run.attempt, failure),)
+    outcome = Outcome(TrialState.FAILED, f"{failure.kind}: {failure.message}", failure)
+    state = _ended(plan, _clear(plan, state, slot), run.trajectory, run.attempt, outcome, past.final)
+    return state, (Finish(run.trajectory, run.attempt, outcome, past.final),)
 
 
-def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measurement, bracket: int) -> str | None:
+def _slot_lost(plan: Plan, state: State, event: SlotLost) -> Step:
+    """What a node took with it goes back to the queue; that is no fault of the trial."""
+    run = state.running.get(event.slot)
+    actions: tuple[Action, ...] = ()
+    if run is not None:
+        again = Waiting(run.trajectory, run.attempt + 1, run.past, run.alone)
+        state = _put_back(plan, state, event.slot, again)
+        actions = (Lost(run.trajectory, run.attempt, event.failure),)
+    return replace(state, idle=state.idle - {event.slot}), actions
+
+
+def _ticked(plan: Plan, state: State) -> Step:
+    """End what does not answer in time, and have saved what was not for long."""
+    actions: tuple[Action, ...] = ()
+    for slot, run in sorted(state.running.items()):
+        if late := _overdue(plan, state, run):
+            state, more = _broke(plan, state, slot, Failure(FailureKind.TIMED_OUT, late))
+            actions += (Abandon(slot), *more)
+    due = [
+        slot
+        for slot, run in sorted(state.running.items())
+        if run.phase is Phase.TRAINING and _due(plan, state, run)
+    ]
+    state, pauses = _pausing(state, due)
+    return state, actions + pauses
+
+
+def _overdue(plan: Plan, state: State, run: Running) -> str | None:
+    """Which limit of time a run has passed, or None."""
+    limits = (
+        ("resources.rung_timeout", plan.rung_timeout_seconds, run.told, f"no answer on the way to {run.to_step}"),
+        ("resources.trial_timeout", plan.trial_timeout_seconds, run.began, f"not at step {plan.rungs[-1]}"),
+    )
+    for name, limit, since, what in limits:
+        if limit is not None and state.elapsed_seconds - since >= limit:
+            return f"{what} after {limit:g} s ({name})"
+    return None
+
+
+def _due(plan: Plan, state: State, run: Running) -> bool:
+    return state.elapsed_seconds - run.saved_at >= plan.checkpoint_seconds
+
+
+# What follows from any event
+
+
+def _given_up(plan: Plan, state: State) -> Step:
+    """How trajectories end that wait for a slot when there is to be none for them."""
+    reason = _no_more(plan, state)
+    if reason is None or state.stopping:
+        return state, ()
+    waiting, actions = state.waiting, []
+    state = replace(state, waiting=())
+    for each in waiting:
+        outcome, attempt = _never_run(each, reason), max(1, each.attempt - 1)
+        state = _ended(plan, state, each.trajectory, attempt, outcome, each.past.final)
+        actions.append(Finish(each.trajectory, attempt, outcome, each.past.final))
+    return state, tuple(actions)
+
+
+def _never_run(waiting: Waiting, reason: str) -> Outcome:
+    if (final := waiting.past.final) is not None:
+        return Outcome(TrialState.PRUNED, f"step {final.step}: {reason}")
+    why = f"not run: {reason}"
+    return Outcome(TrialState.FAILED, why, Failure(FailureKind.TIMED_OUT, why))
+
+
+def _told(plan: Plan, state: State) -> Step:
+    """Tell the study of ends: at once, or in a deterministic sweep once all lower numbers have been told."""
+    if plan.generation is None:
+        return replace(state, untold=MappingProxyType({})), tuple(state.untold.values())
+    actions: list[Action] = []
+    untold, told = dict(state.untold), state.told
+    while told in untold:
+        actions.append(untold.pop(told))
+        told += 1
+    return replace(state, untold=MappingProxyType(untold), told=told), tuple(actions)
+
+
+def _started(plan: Plan, state: State) -> Step:
+    """Give what waits to idle slots. One that is to run alone waits until nothing else runs, and all for it."""
+    actions: list[Action] = []
+    while state.idle and state.waiting and not state.stopping and not _no_more(plan, state):
+        first, *rest = state.waiting
+        alone = first.alone or any(run.alone for run in state.running.values())
+        if alone and state.running:
+            break
+        slot, past = min(state.idle), first.past
+        to_step = next(rung for rung in plan.rungs if rung > (past.saved or 0))
+        now = state.elapsed_seconds
+        run = Running(first.trajectory, first.attempt, to_step, past, first.alone, Phase.TRAINING, now, now, now)
+        state = replace(_set_running(state, slot, run), idle=state.idle - {slot}, waiting=tuple(rest))
+        actions.append(Start(slot, first.trajectory, first.attempt, to_step, past.saved))
+    return state, tuple(actions)
+
+
+def _asked(plan: Plan, state: State) -> Step:
+    """Ask for as many trajectories as slots are idle; or for a generation, once the last one has been told of."""
+    actions: list[Action] = []
+    alone = any(run.alone for run in state.running.values()) or any(each.alone for each in state.waiting)
+    held = state.stopping or alone
+    if plan.generation is None:
+        wanted = 0 if held else len(state.idle) - len(state.waiting) - state.asking
+        last = state.num_asked + max(0, wanted)
+    else:
+        state, opening = _generation_opened(plan, state)
+        actions += opening
+        last = 0 if held else _generation_end(plan, state)
+    while state.num_asked < last and budget_spent(plan, state) is None:
+        most = None
+        if plan.max_trials is not None:  # Another may be asked for before this one's answer is there.
+            most = min(plan.trials_per_trajectory, plan.max_trials - state.num_trials)
+        actions.append(Ask(state.num_asked, most))
+        state = replace(
+            state,
+            asking=state.asking + 1,
+            num_asked=state.num_asked + 1,
+            num_trials=state.num_trials + (most or 0),
+        )
+    return state, tuple(actions)
+
+
+def _generation_opened(plan: Plan, state: State) -> Step:
+    """Where all is told that was asked for, its values count from now on, and the next generation begins."""
+    settled = state.told == state.num_asked and not state.stopping
+    if not settled or state.generation_first == state.num_asked > 0 or budget_spent(plan, state):
+        return state, ()
+    rungs = state.rungs
+    for arrival in state.arrivals:
+        rungs = rungs.with_value(*arrival)
+    state = replace(state, rungs=rungs, arrivals=(), generation_first=state.num_asked)
+    return state, (OpenGeneration(state.num_asked),)
+
+
+def _generation_end(plan: Plan, state: State) -> int:
+    """The number after a generation's last: generations end at multiples of their size."""
+    size = plan.generation or 1
+    return (state.generation_first // size + 1) * size
+
+
+# Smaller parts
+
+
+def _compete(plan: Plan, state: State, number: int, past: Past, step: int) -> tuple[State, Past]:
+    """Put a value among its rung's; a second attempt passes the same rungs again, and must not compete twice."""
+    if step <= past.competed:
+        return state, past
+    arrival = (bracket_of(plan.rule, number, len(plan.rungs)), step, past.best)
+    if plan.generation is None:
+        state = replace(state, rungs=state.rungs.with_value(*arrival))
+    else:
+        state = replace(state, arrivals=(*state.arrivals, arrival))
+    return state, replace(past, competed=step)
+
+
+def _outcome(plan: Plan, state: State, run: Running, measurement: Measurement) -> Outcome | None:
+    """How a run ends that was just measured; None if it goes on."""
+    if stop := _reason_to_stop(plan, state, run, measurement):
+        return Outcome(TrialState.PRUNED, stop)
+    return _completed(measurement) if measurement.step >= plan.rungs[-1] else None
+
+
+def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measurement) -> str | None:
     step = measurement.step
     if measurement.diverged or not isfinite(measurement.best_loss):
         first = next((point.step for point in measurement.curve if not isfinite(point.train_loss)), step)
@@ -347,8 +380,34 @@ def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measure
         return None
     if reason := _time_spent(plan, state):
         return f"step {step}: {reason}"
-    rung = plan.rungs.index(step)
-    return reason_to_prune(plan.rule, state.rungs, bracket, rung, step, run.best)
+    bracket = bracket_of(plan.rule, run.trajectory.number, len(plan.rungs))
+    rungs = state.rungs
+    if plan.generation is not None:  # It is judged by earlier generations and itself: who came first is no matter.
+        rungs = rungs.with_value(bracket, step, run.past.best)
+    return reason_to_prune(plan.rule, rungs, bracket, plan.rungs.index(step), step, run.past.best)
+
+
+def _finish(plan: Plan, state: State, slot: int, outcome: Outcome) -> Step:
+    run = state.running[slot]
+    state = _ended(plan, _clear(plan, state, slot), run.trajectory, run.attempt, outcome, run.past.final)
+    return state, (Release(slot), Finish(run.trajectory, run.attempt, outcome, run.past.final))
+
+
+def _ended(
+    plan: Plan,
+    state: State,
+    trajectory: Trajectory,
+    attempt: int,
+    outcome: Outcome,
+    measurement: Measurement | None,
+) -> State:
+    """An end that the study is to hear of."""
+    tell = Tell(trajectory, attempt, outcome, measurement)
+    state = replace(state, untold=_with(state.untold, trajectory.number, tell))
+    failure = outcome.failure
+    if failure is None or (state.failed_alike and state.failed_alike[0] is not failure.kind):
+        return replace(state, has_succeeded=True)
+    return replace(state, failed_alike=(failure.kind, 1 + (state.failed_alike[1] if state.failed_alike else 0)))
 
 
 def _completed(measurement: Measurement) -> Outcome:
@@ -356,9 +415,14 @@ def _completed(measurement: Measurement) -> Outcome:
 
 
 def _final(run: Running) -> Measurement:
-    if run.final is None:
-        raise ValueError(f"trajectory {run.trajectory.number} has a state, but no measurement")
-    return run.final
+    if run.past.final is None:
+        raise ValueError(f"trajectory {run.trajectory.number} stands at a rung, but has no measurement")
+    return run.past.final
+
+
+def _no_more(plan: Plan, state: State) -> str | None:
+    """Why nothing more is run, not even what waits; or None."""
+    return _time_spent(plan, state) or gave_up(plan, state)
 
 
 def _time_spent(plan: Plan, state: State) -> str | None:
@@ -371,21 +435,39 @@ def _time_spent(plan: Plan, state: State) -> str | None:
     return None
 
 
-def device_seconds(plan: Plan, state: State) -> float:
-    """What all attempts have had of devices up to now, those under way included."""
-    under_way = sum(state.elapsed_seconds - run.began for run in state.running.values())
-    return state.device_seconds + plan.devices_per_trajectory * under_way
-
-
 def _rank(kept: tuple[tuple[float, int], ...], value: float) -> int:
     return bisect_left([entry[0] for entry in kept], value)
 
 
+def _pausing(state: State, slots: list[int]) -> Step:
+    for slot in slots:
+        state = _set_running(state, slot, replace(state.running[slot], phase=Phase.PAUSING))
+    return state, tuple(Pause(slot) for slot in slots)
+
+
+def _command(state: State, slot: int, run: Running, phase: Phase) -> State:
+    """The worker in ``slot`` is told to do something, and owes an answer from now on."""
+    return _set_running(state, slot, replace(run, phase=phase, told=state.elapsed_seconds))
+
+
+def _put_back(plan: Plan, state: State, slot: int, again: Waiting) -> State:
+    """A run leaves its slot, to be run again before anything else."""
+    return replace(_clear(plan, state, slot), waiting=(again, *state.waiting))
+
+
+def _idle(state: State, slot: int) -> State:
+    return replace(state, idle=state.idle | {slot})
+
+
 def _set_running(state: State, slot: int, run: Running) -> State:
-    return replace(state, running=MappingProxyType({**state.running, slot: run}))
+    return replace(state, running=_with(state.running, slot, run))
+
+
+def _with(mapping: Mapping[int, Value], key: int, value: Value) -> Mapping[int, Value]:
+    return MappingProxyType({**mapping, key: value})
 
 
 def _clear(plan: Plan, state: State, slot: int) -> State:
     had = plan.devices_per_trajectory * (state.elapsed_seconds - state.running[slot].began)
     left = {key: run for key, run in state.running.items() if key != slot}
-    return replace(state, running=MappingProxyType(left), device_seconds=state.device_seconds + had)
+    return _idle(replace(state, running=MappingProxyType(left), device_seconds=state.device_seconds + had), slot)

@@ -119,10 +119,7 @@ class Study:
         wanted = self._settings.readouts_per_trajectory
         wanted = wanted if max_trials is None else min(wanted, max_trials)
         readouts = [readout, *self._proposer.siblings(trajectory, shared, readout, wanted - 1)]
-        attributes = {"trajectory": trajectory}
-        new = [self._frozen({**shared, **each}, attributes, state=OptunaState.RUNNING) for each in readouts]
-        specs = [TrialSpec(number, each) for number, each in zip(self._create(new), readouts, strict=True)]
-        return self._trajectory(trajectory, shared, tuple(specs))
+        return self._trajectory(trajectory, shared, tuple(self._make(trajectory, shared, readouts)))
 
     def report(self, trajectory: Trajectory, measurement: Measurement) -> None:
         """Report each readout's eval loss at this step to its own trial."""
@@ -193,6 +190,7 @@ class Study:
                 self._promoted.add((trial.user_attrs["trajectory"], trial.user_attrs["cell"]))
             elif "trajectory" in trial.user_attrs:
                 groups.setdefault(trial.user_attrs["trajectory"], []).append(trial)
+        self._proposer.passed(len(groups))
         for number, trials in sorted(groups.items()):
             if any(trial.state is OptunaState.RUNNING for trial in trials):
                 self._proposer.began(number, trials[0].params)
@@ -206,8 +204,12 @@ class Study:
             shared = self._proposer.split(trials[0].params)[0]
             self._proposer.ended(number, _STATES[trials[0].state], step, shared, scored)
 
-    def running_trajectories(self) -> list[Trajectory]:
-        """The trajectories that an earlier driver left RUNNING, in the order of their numbers."""
+    def running_trajectories(self, max_trials: int | None = None) -> list[Trajectory]:
+        """The trajectories that an earlier driver left RUNNING, in the order of their numbers.
+
+        One whose asking was cut short is given the siblings that it lacks, within ``max_trials`` of the whole
+        study.
+        """
         groups: dict[int, list[FrozenTrial]] = {}
         for trial in self._study.get_trials(deepcopy=False):
             if trial.state is OptunaState.RUNNING and "trajectory" not in trial.user_attrs:
@@ -215,11 +217,25 @@ class Study:
                 self._study.tell(trial.number, state=OptunaState.FAIL)
             elif "cell" not in trial.user_attrs and "trajectory" in trial.user_attrs:
                 groups.setdefault(trial.user_attrs["trajectory"], []).append(trial)
+        left = None if max_trials is None else max_trials - sum(map(len, groups.values()))
         return [
-            self._taken_up(number, trials)
+            self._completed(self._taken_up(number, trials), left)
             for number, trials in sorted(groups.items())
             if any(trial.state is OptunaState.RUNNING for trial in trials)
         ]
+
+    def _completed(self, trajectory: Trajectory, left: int | None) -> Trajectory:
+        """All siblings are made before anything is run, so one that lacks some was never run."""
+        present = trajectory.readouts
+        wanted = self._settings.readouts_per_trajectory - len(present)
+        wanted = wanted if left is None else min(wanted, left)
+        if wanted <= 0:
+            return trajectory
+        number, shared = trajectory.number, trajectory.params
+        proposed = self._proposer.siblings(number, shared, present[0], len(present) + wanted - 1)
+        missing = [readout for readout in proposed if readout not in present][:wanted]
+        specs = self._make(number, shared, missing) if missing else []
+        return self._trajectory(number, shared, (*trajectory.trials, *specs))
 
     def trajectory(self, number: int) -> Trajectory:
         """Trajectory ``number`` with all its trials but one made of a lattice's cell. Raises KeyError."""
@@ -252,6 +268,12 @@ class Study:
             shared, readout = self._proposer.split(params)
             specs.append(TrialSpec(stored.number, readout))
         return self._trajectory(number, shared, tuple(specs))
+
+    def _make(self, trajectory: int, shared: Params, readouts: Sequence[Params]) -> list[TrialSpec]:
+        """RUNNING trials of a trajectory, one a readout."""
+        attributes = {"trajectory": trajectory}
+        new = [self._frozen({**shared, **each}, attributes, state=OptunaState.RUNNING) for each in readouts]
+        return [TrialSpec(number, each) for number, each in zip(self._create(new), readouts, strict=True)]
 
     def _learn(self, trajectory: Trajectory, state: TrialState, measurement: Measurement | None) -> None:
         scores = measurement.scores if measurement else ()

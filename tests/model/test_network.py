@@ -1,6 +1,6 @@
 """The one-tower network against the same network built of Keras' own layers, weights copied."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import keras
 import numpy as np
@@ -119,12 +119,10 @@ PLACEMENTS = ["+".join(sites) for count in range(1, 5) for sites in combinations
 
 def cases():
     yield {}
-    for placement in PLACEMENTS:
-        for order in ("pre", "post"):
-            if order == "pre" or {"conv", "fc"} & set(placement.split("+")):
-                yield {"bn_placement": placement, "bn_order": order}
+    for placement, order, gamma in product(PLACEMENTS, ("pre", "post"), (True, False)):
+        if order == "pre" or {"conv", "fc"} & set(placement.split("+")):
+            yield {"bn_placement": placement, "bn_order": order, "bn_gamma": gamma}
     for placement in ("input+conv+fc+logits", "conv+fc"):
-        yield {"bn_placement": placement, "bn_gamma": False}
         yield {"bn_placement": placement, "bn_beta": False}
         yield {"bn_placement": placement, "bn_gamma": False, "bn_beta": False, "bn_order": "post"}
         yield {"bn_placement": placement, "bn_epsilon": 0.1}

@@ -112,6 +112,8 @@ def behave(behaviour: str) -> None:
         raise RuntimeError("boom\nsecond line")
     if behaviour == "exit":
         os._exit(3)
+    if behaviour == "slow":
+        time.sleep(0.03)  # Training takes time.
 
 
 class Probe(Quadratic):

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
+from sweeps.moves import Plan
 from sweeps.progress import JsonLines, LiveProgress, PlainProgress, Tally, Together, duration
 from sweeps.records import CurvePoint, Measurement, Outcome, Score, Trajectory, TrialSpec, TrialState, Verdict
-from sweeps.step import Plan
 
 PLAN = Plan(rungs=(10, 30), max_trajectories=10, time_budget_seconds=100.0)
 DONE = Outcome(TrialState.COMPLETE, "reached its last step")
