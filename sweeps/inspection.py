@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps import api, config
 from sweeps.errors import InputError, SettingsError
 from sweeps.records import TrialRecord
-from sweeps.run_folder import RunFolder
+from sweeps.run_folder import RunFolder, read_checkpoint
 from sweeps.trainable import Devices, load_trainable
 
 if TYPE_CHECKING:
@@ -50,10 +50,9 @@ def evaluate(folder: str | Path, trial: int | None = None) -> dict[str, Any]:
     own = {name: value for name, value in chosen.params.items() if name not in trajectory.params}
     which = readouts.index(own)
     devices = Devices(settings.num_towers, settings.resources.gpus_per_tower)
+    state = read_checkpoint(checkpoint)
     try:
-        rows = worker.evaluate(
-            trajectory.params, readouts, which, trajectory.seed, devices, checkpoint.read_bytes()
-        )
+        rows = worker.evaluate(trajectory.params, readouts, which, trajectory.seed, devices, state)
     except ValueError as error:
         raise InputError(f"{checkpoint}: {error}") from error
     return {"trial": chosen.number, "params": dict(chosen.params), "rows": rows}
