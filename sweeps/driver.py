@@ -127,7 +127,7 @@ class Driver:
 
     def _flush_if_due(self) -> None:
         if self._clock() - self._flushed >= FLUSH_SECONDS:
-            self._study.flush()
+            self._study.try_flush()
             self._flushed = self._clock()
 
     def _events(self, state: step.State) -> list[step.Event]:
