@@ -7,7 +7,7 @@ OUT ?= runs/digits
 BENCH ?= *
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep view test check bench clean
+.PHONY: help setup sweep view test soak check bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ view: $(STAMP)  ## Open the study of OUT in a browser
 
 test: $(STAMP)  ## Run the whole test suite
 	$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## Run all tests of failures, the long ones too (up to 30 minutes)
+	$(BIN)/python -m pytest tests/faults -m "soak or not soak" --timeout 1800
 
 check: $(STAMP)  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from sweeps.history import History, SweepFacts, assemble, read_history
 from sweeps.pruning import Rule, rung_steps
 from sweeps.records import SweepRecord, Trajectory, TrialState, Verdict
 from sweeps.recovery import recover
-from sweeps.run_folder import CurveLog, RunFolder, is_live, read_entries
+from sweeps.run_folder import CurveLog, RunFolder, WriterLock, is_live, read_entries
 from sweeps.trainable import Devices, load_trainable, scores_lattice
 
 if TYPE_CHECKING:
@@ -84,13 +84,13 @@ def launch(
     summary = config.check_data(settings, "settings" if isinstance(sweep, Mapping) else str(sweep))
     folder = RunFolder.create(Path(out) if out else Path("runs") / settings.name, config.to_toml(settings))
     try:
-        with folder.lock():
-            study = _create_study(settings, folder)
+        with folder.lock() as lock, _create_study(settings, folder).held_by(lock.holder) as study:
             folder.log.write_text(f"data: {summary}\n" if summary else "")
             try:
-                return _drive(settings, folder, study, moves.State(), History(), backend, address, listener)
+                return _drive(settings, folder, lock, study, moves.State(), History(), backend, address, listener)
             except InputError:
-                study.delete()
+                if not folder.has_begun:
+                    study.delete()
                 raise
     except InputError:
         folder.remove()
@@ -117,15 +117,17 @@ def resume(
     _check_backend(backend)
     settings = _extended(run_folder, trajectories, time_budget)
     config.check_data(settings, str(run_folder.settings))
-    with run_folder.lock():
-        study = _load_study(settings, run_folder)
+    with (
+        run_folder.lock() as lock,
+        _load_study(settings, run_folder, settings.storage.patience).held_by(lock.holder) as study,
+    ):
         history = read_history(read_entries(run_folder.curves))
         plan = _plan(settings)
         state = recover(plan, study, history, run_folder)
         if step.has_work(plan, state):
-            _write_settings(run_folder, settings)
+            run_folder.write_settings(config.to_toml(settings))
             where = backend if step.budget_spent(plan, state) is None else NOWHERE
-            return _drive(settings, run_folder, study, state, history, where, address, listener)
+            return _drive(settings, run_folder, lock, study, state, history, where, address, listener)
         record = _record(settings, study, history)
         return SweepResult(run_folder.path, record, interrupted=False)
 
@@ -159,6 +161,7 @@ def stored_trajectory(settings: config.Sweep, folder: RunFolder, number: int) ->
 def _drive(
     settings: config.Sweep,
     folder: RunFolder,
+    lock: WriterLock,
     study: Study,
     state: moves.State,
     history: History,
@@ -171,13 +174,14 @@ def _drive(
 
     stop = threading.Event()
     with ExitStack() as stack:
-        stack.enter_context(_log_to(folder.log))
+        stack.enter_context(_log_to(folder.log, settings.storage.url))
         clock_began = time.monotonic()
         backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
         # What runs in this process can be told to halt while it runs; Ray's actors are told by the driver.
         halt = partial(backend.pause, 0) if backend_name == "inline" else None
         stack.enter_context(_stop_on_signals(stop, halt))
-        curves = stack.enter_context(CurveLog(folder.curves))
+        study.wait_by(partial(_wait_unless, stop))
+        curves = stack.enter_context(CurveLog(folder.curves, lock.check))
         driver = Driver(
             plan=_plan(settings),
             backend=backend,
@@ -227,29 +231,23 @@ def _extended(folder: RunFolder, trajectories: int | str | None, time_budget: st
     return _load(str(folder.settings), overrides)
 
 
-def _write_settings(folder: RunFolder, settings: config.Sweep) -> None:
-    from sweeps.run_folder import write_atomically
-
-    write_atomically(folder.settings, config.to_toml(settings).encode())
-
-
 def _create_study(settings: config.Sweep, folder: RunFolder) -> Study:
     from sweeps.storage import open_storage
     from sweeps.study import Study, quiet
 
     quiet()
-    storage = open_storage(settings.storage.url, folder.journal)
+    storage = open_storage(settings.storage.url, folder.journal, settings.storage.patience)
     return Study.create(
         storage, settings.name, settings.space, _sampler(settings), baselines=settings.search.baselines
     )
 
 
-def _load_study(settings: config.Sweep, folder: RunFolder) -> Study:
+def _load_study(settings: config.Sweep, folder: RunFolder, patience: float = 0.0) -> Study:
     from sweeps.storage import open_storage
     from sweeps.study import Study, quiet
 
     quiet()
-    storage = open_storage(settings.storage.url, folder.journal)
+    storage = open_storage(settings.storage.url, folder.journal, patience)
     return Study.load(storage, settings.name, settings.space, _sampler(settings), settings.search.baselines)
 
 
@@ -348,11 +346,18 @@ def _why_none_completed(record: SweepRecord, folder: RunFolder, given_up: str | 
     return f"{why}: {len(record.trials)} trials ended early (see {folder.log})"
 
 
+def _wait_unless(stop: threading.Event, seconds: float) -> None:
+    if stop.wait(seconds):
+        raise KeyboardInterrupt
+
+
 @contextmanager
-def _log_to(path: Path) -> Iterator[None]:
+def _log_to(path: Path, storage_url: str) -> Iterator[None]:
     """The package's log goes to the run folder, and nowhere else."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    from sweeps.driver_log import DriverLog
+    from sweeps.passwords import Passwords
+
+    handler = DriverLog(path, Passwords.of(storage_url))
     package = logging.getLogger("sweeps")
     level, propagate = package.level, package.propagate
     package.addHandler(handler)

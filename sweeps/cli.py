@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from sweeps.errors import InputError, TowersweepError
+from sweeps.errors import InputError, TowersweepError, without_passwords
 
 if TYPE_CHECKING:
     from sweeps.api import SweepResult
@@ -49,7 +49,7 @@ class OneLineErrors(click.Group):
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {without_passwords(message)}", err=True)
     sys.exit(status)
 
 
@@ -116,12 +116,14 @@ def _count(text: str | None) -> int | str | None:
 @_folder
 @_json_option
 def status(folder: str, as_json: bool) -> None:
-    """Where a sweep stands, live or ended."""
+    """Where a sweep stands, live or ended, and how large its run folder is."""
     from sweeps import api, summaries
+    from sweeps.run_folder import RunFolder
 
     record, live = api.load_record(folder)
-    facts = summaries.status_facts(record, live=live)
-    click.echo(json.dumps(facts, indent=2) if as_json else summaries.status_text(record, live=live))
+    size = RunFolder.open(Path(folder)).size()
+    facts = summaries.status_facts(record, live=live, size=size)
+    click.echo(json.dumps(facts, indent=2) if as_json else summaries.status_text(record, live=live, size=size))
 
 
 @cli.command()

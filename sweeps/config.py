@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from search_spaces import Categorical, Float, Int, Parameter, ParamValue, Space, SpaceError, presets
 from sweeps.errors import InputError, SettingsError, nearest
+from sweeps.passwords import url_without_password
 from sweeps.trainable import Trainable, load_trainable
 from sweeps.validation import explain, rule_broken
 
@@ -149,6 +150,8 @@ class StorageSettings(Section):
     url: str = ""
     """Empty: a file in the run folder. Else an Optuna storage URL; the password may come from the environment
     variable TOWERSWEEP_STORAGE_PASSWORD."""
+    patience: Annotated[Seconds, Field(gt=0)] = 600.0
+    """How long a database at ``url`` that goes away is waited for, in seconds or like 90s, 10m."""
 
 
 class ConvergenceSettings(Section):
@@ -226,7 +229,7 @@ class Sweep:
     def as_mapping(self) -> dict[str, Any]:
         """The resolved settings, as a sweep file would hold them; a storage password is left out."""
         core = self.core.model_dump(mode="json", exclude_none=True)
-        core["storage"]["url"] = _without_password(core["storage"]["url"])
+        core["storage"]["url"] = url_without_password(core["storage"]["url"])
         own = TypeAdapter(type(self.settings)).dump_python(self.settings, mode="json", exclude_none=True)
         return {**core, **own}
 
@@ -374,11 +377,6 @@ def _apply_override(mapping: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise SettingsError("--set", override, f"below a section ({part} is a value)", "--set")
     target[path[-1]] = value
-
-
-def _without_password(url: str) -> str:
-    """``scheme://user:secret@host/name`` -> ``scheme://user@host/name``."""
-    return re.sub(r"(://[^:/@]*):.*@", r"\1@", url)
 
 
 def to_toml(sweep: Sweep) -> str:

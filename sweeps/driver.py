@@ -153,7 +153,9 @@ class Driver:
 
     def _flush_if_due(self) -> None:
         if self._clock() - self._flushed >= FLUSH_SECONDS:
-            self._flush()
+            self._curves.sync()  # Before the study, which must not know of an end that they lack.
+            self._study.try_flush()
+            self._flushed = self._clock()
 
     def _flush(self) -> None:
         """Make all ends durable. The curves go first: the study must not know of an end that they lack."""

@@ -10,7 +10,7 @@ from sweeps import api, config
 from sweeps.backends.envelope import run_state
 from sweeps.errors import InputError, SettingsError, TrainableError
 from sweeps.records import TrialRecord
-from sweeps.run_folder import RunFolder
+from sweeps.run_folder import RunFolder, read_checkpoint
 from sweeps.trainable import Devices, load_trainable
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def evaluate(folder: str | Path, trial: int | None = None) -> dict[str, Any]:
     own = {name: value for name, value in chosen.params.items() if name not in trajectory.params}
     which = readouts.index(own)
     devices = Devices(settings.num_towers, settings.resources.gpus_per_tower)
+    sealed = read_checkpoint(checkpoint)
     try:
-        state = run_state(checkpoint.read_bytes())
+        state = run_state(sealed)
         rows = worker.evaluate(trajectory.params, readouts, which, trajectory.seed, devices, state)
     except (ValueError, TrainableError) as error:
         raise InputError(f"{checkpoint}: {error}") from error

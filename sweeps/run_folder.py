@@ -1,39 +1,41 @@
-"""The run folder: layout, atomic writes, the append-only curves, and the writer's lock.
+"""The run folder: its layout, and what is read and written whole. What each part promises: docs/durability.md.
 
-sweep.toml  study.journal  curves/curves.jsonl  checkpoints/NNNNN.ckpt, NNNNN-RUNG.state  artifacts/
-report.json  trials.csv  report.html  driver.log
+sweep.toml  study.journal  curves/curves.jsonl  checkpoints/NNNNN.ckpt  NNNNN-RUNG.state  artifacts/
+report.json  trials.csv  report.html  driver.log  driver.json  .lock
 """
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
+import logging
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
 
-from filelock import FileLock, Timeout
+from sweeps.curve_log import CurveLog, read_entries
+from sweeps.durable import read_sealed, sealed, sync_folder, write_atomically
+from sweeps.errors import DamagedFileError, RunFolderError, StorageFullError
+from sweeps.writer_lock import WriterLock
+from sweeps.writer_lock import is_live as is_held
 
-from sweeps.errors import RunFolderError
+__all__ = ["CurveLog", "RunFolder", "WriterLock", "is_live", "read_checkpoint", "read_entries", "write_atomically"]
 
+logger = logging.getLogger(__name__)
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds either the old bytes or all of the new, whatever happens."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+_MARK = "# These settings are checked: after a change by hand, delete this line and the last one."
+_CHECK = "# sha256 "
+# What the names of each part begin with; see RunFolder.size.
+_PARTS = {
+    "sweep.toml": "settings",
+    "study": "study",
+    "curves": "curves",
+    "checkpoints": "checkpoints",
+    "artifacts": "artifacts",
+    "report": "report",
+    "trials.csv": "report",
+    "driver.log": "log",
+}
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,40 @@ class RunFolder:
             for name in ("curves", "checkpoints", "artifacts"):
                 (path / name).mkdir()
             folder = cls(path, missing[-1])
-            write_atomically(folder.settings, sweep_toml.encode())
-        except OSError as error:
+            folder.write_settings(sweep_toml)
+            for made in missing:
+                sync_folder(made.parent)
+        except (OSError, StorageFullError) as error:
+            shutil.rmtree(missing[-1], ignore_errors=True)
+            cause = error.strerror if isinstance(error, OSError) else "there is no room on its disk"
             raise RunFolderError(
-                f"--out is {str(path)!r}, but must be a folder that can be written ({error.strerror})"
+                f"--out is {str(path)!r}, but must be a folder that can be written ({cause})"
             ) from error
         return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run folder. Raises RunFolderError if it is not one."""
-        if not (path / "sweep.toml").is_file():
+        """An existing run folder. Raises RunFolderError if it is not one, or its settings are damaged."""
+        folder = cls(path)
+        if not folder.settings.is_file():
             raise RunFolderError(f"run folder is {str(path)!r}, but must be a folder that holds a sweep.toml")
-        return cls(path)
+        _check_settings(folder.settings)
+        return folder
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was ever put on record. What has begun is never taken back."""
+        return self.curves.exists()
 
     def remove(self) -> None:
-        """Take back a folder that was just created: the sweep never began."""
-        shutil.rmtree(self.topmost_made or self.path)
+        """Take back a folder that was just created, if the sweep never began."""
+        if not self.has_begun:
+            shutil.rmtree(self.topmost_made or self.path)
+
+    def write_settings(self, sweep_toml: str) -> None:
+        """Write the resolved sweep file, with marks by which damage to it is found."""
+        body = f"{_MARK}\n{sweep_toml.rstrip()}\n"
+        write_atomically(self.settings, f"{body}{_CHECK}{_digest(body.encode())}\n".encode())
 
     @property
     def settings(self) -> Path:
@@ -100,26 +119,29 @@ class RunFolder:
         return self.path / "checkpoints" / f"{trajectory:05d}.ckpt"
 
     def keep_checkpoint(self, trajectory: int, state: bytes, drop: int | None) -> None:
-        """Write a trajectory's state; then remove that of ``drop``, which it pushed out of the best few."""
-        write_atomically(self.checkpoint(trajectory), state)
+        """Write a trajectory's state; then remove that of ``drop``, which it pushed out of the best few.
+
+        ``read_checkpoint`` reads it.
+        """
+        write_atomically(self.checkpoint(trajectory), sealed(state))
         if drop is not None:
             self.checkpoint(drop).unlink(missing_ok=True)
 
     def save_state(self, trajectory: int, rung: int, state: bytes) -> None:
         """Write the state of a running trajectory, taken at or on the way from ``rung``; older ones go."""
         path = self._state(trajectory, rung)
-        write_atomically(path, state)
+        write_atomically(path, sealed(state))
         for older in self._states(trajectory):
             if older != path:
                 older.unlink(missing_ok=True)
 
     def saved_state(self, trajectory: int, rung: int) -> bytes:
-        """What ``save_state`` wrote."""
-        return self._state(trajectory, rung).read_bytes()
+        """What ``save_state`` wrote. Raises DamagedFileError."""
+        return read_sealed(self._state(trajectory, rung))
 
     def saved_rungs(self, trajectory: int) -> list[int]:
-        """The rungs at which states of a trajectory are there to go on from, the latest first."""
-        return sorted((int(path.stem.partition("-")[2]) for path in self._states(trajectory)), reverse=True)
+        """The rungs at which whole states of a trajectory are there to go on from, the latest first."""
+        return sorted((_rung(path) for path in self._states(trajectory) if _is_whole(path)), reverse=True)
 
     def drop_state(self, trajectory: int) -> None:
         """A trajectory has ended: what was saved to go on from is no longer wanted."""
@@ -136,102 +158,64 @@ class RunFolder:
         """The right to write this folder; a context manager."""
         return WriterLock(self.path)
 
+    def size(self) -> Mapping[str, int]:
+        """How many bytes each part holds: settings, study, curves, checkpoints, artifacts, report, log, other.
 
-class WriterLock:
-    """One driver per run folder: held while a sweep runs, released by the system if the driver dies."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._holder = folder / "driver.pid"
-        self._lock = FileLock(folder / ".lock")
-
-    def __enter__(self) -> WriterLock:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            holder = self._holder.read_text().strip() if self._holder.exists() else "another process"
-            raise RunFolderError(
-                f"run folder is {str(self._folder)!r}, but must not be in use (by {holder})"
-            ) from error
-        self._holder.write_text(f"process {os.getpid()}\n")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._holder.unlink(missing_ok=True)
-        self._lock.release()
+        A running sweep's files may come and go meanwhile.
+        """
+        sizes = dict.fromkeys((*_PARTS.values(), "other"), 0)
+        for path in self.path.rglob("*"):
+            try:
+                num_bytes = path.lstat().st_size if path.is_file() else 0
+            except FileNotFoundError:
+                continue
+            sizes[_part(path.relative_to(self.path))] += num_bytes
+        return sizes
 
 
 def is_live(folder: RunFolder) -> bool:
-    """Whether a driver holds the folder's lock at this moment."""
-    lock = FileLock(folder.path / ".lock")
+    """Whether a driver is at work on the folder at this moment."""
+    return is_held(folder.path)
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """The state in a checkpoint that ``RunFolder.keep_checkpoint`` wrote. Raises DamagedFileError."""
+    return read_sealed(path)
+
+
+def _rung(path: Path) -> int:
+    return int(path.stem.partition("-")[2])
+
+
+def _is_whole(path: Path) -> bool:
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+        read_sealed(path)
+    except DamagedFileError as error:
+        logger.warning("%s", error)
+        return False
+    return True
 
 
-class CurveLog:
-    """Appends to ``curves.jsonl``; durable entries are on the disk when ``append`` returns. A context manager."""
-
-    def __init__(self, path: Path) -> None:
-        _end_last_line(path)
-        self._stream: IO[str] = path.open("a", encoding="utf-8")
-        self._dirty = False
-
-    def append(self, *entries: Mapping[str, Any], durable: bool = True) -> None:
-        """Append entries. Those that are not to be ``durable`` by themselves are so with the next that are; until
-        then they outlive this process, but not a loss of power.
-        """
-        if not entries:
-            return
-        self._stream.write("".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries))
-        self._stream.flush()
-        self._dirty = not durable
-        if durable:
-            os.fsync(self._stream.fileno())
-
-    def sync(self) -> None:
-        """Make all entries durable."""
-        if self._dirty:
-            os.fsync(self._stream.fileno())
-            self._dirty = False
-
-    def __enter__(self) -> CurveLog:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stream.close()
-
-
-def read_entries(path: Path) -> Iterator[dict[str, Any]]:
-    """All whole entries. A line cut short by a crash was never acted on, and is passed over."""
-    if not path.exists():
+def _check_settings(path: Path) -> None:
+    """Raises DamagedFileError if marked settings are not as they were written. Settings without marks pass."""
+    content = path.read_bytes()
+    if _MARK.encode().startswith(content.strip(b"\0\n ")):
+        raise DamagedFileError(
+            f"{path}: holds nothing, but must hold the sweep's settings (restore it from a copy)"
+        )
+    if not content.startswith(_MARK.encode()):
         return
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                if line.endswith("\n") and not _is_torn(line):
-                    raise RunFolderError(f"{path}: line {number} is damaged, but must be JSON") from error
+    body, _, told = content.rstrip(b"\n").rpartition(b"\n")
+    if told != (_CHECK + _digest(body + b"\n")).encode():
+        raise DamagedFileError(
+            f"{path}: is not as it was written: cut short, or changed "
+            f"(restore it from a copy; if it was changed by hand, delete its first line and its last)"
+        )
 
 
-def _is_torn(line: str) -> bool:
-    """A torn write that a later start closed with a newline: an object that never ended."""
-    return not line.rstrip().endswith("}")
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _end_last_line(path: Path) -> None:
-    """After a crash the last line may lack its end; close it, so that the next entry starts a line."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as stream:
-        stream.seek(-1, os.SEEK_END)
-        if stream.read(1) != b"\n":
-            stream.write(b"\n")
+def _part(path: Path) -> str:
+    return next((part for prefix, part in _PARTS.items() if path.parts[0].startswith(prefix)), "other")

@@ -1,33 +1,63 @@
-"""Where the Optuna study lives: the embedded journal file, or any Optuna storage by its URL."""
+"""Where the Optuna study lives: the embedded journal file, or any Optuna storage by its URL.
+
+postgresql+psycopg://, mysql+pymysql:// and sqlite:/// are databases (whatever SQLAlchemy knows);
+journal+file:// and redis:// are Optuna's journals. A database that goes away is waited for (``sweeps.patient``).
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalRedisBackend
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from sweeps.errors import StorageError
+from sweeps.embedded import EmbeddedStorage
+from sweeps.errors import StorageError, without_passwords
+from sweeps.passwords import PASSWORD_VARIABLE, Passwords
+from sweeps.patient import PatientStorage
 
-PASSWORD_VARIABLE = "TOWERSWEEP_STORAGE_PASSWORD"
+__all__ = [
+    "PASSWORD_VARIABLE",
+    "create_trials",
+    "describe",
+    "flush",
+    "is_shared",
+    "later",
+    "open_storage",
+    "try_flush",
+]
+
+CONNECT_SECONDS = 10
+JOURNAL = "journal+file://"
+# How each driver is told not to wait for ever: for a connection, and for an answer on one that is dead.
+_ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
+_TIMEOUTS: dict[str, dict[str, Any]] = {
+    "psycopg": {"connect_timeout": CONNECT_SECONDS, **_ALIVE},
+    "psycopg2": {"connect_timeout": CONNECT_SECONDS, **_ALIVE},
+    "pymysql": {"connect_timeout": CONNECT_SECONDS},
+    "mysqldb": {"connect_timeout": CONNECT_SECONDS},
+}
 
 
-def open_storage(url: str, journal: Path) -> BaseStorage:
+def open_storage(url: str, journal: Path, patience: float = 0.0) -> BaseStorage:
     """The storage at ``url``, or the embedded journal file if ``url`` is empty.
 
-    The password may come from the environment variable TOWERSWEEP_STORAGE_PASSWORD. Raises StorageError, whose
-    message never holds a password.
+    Once open, a database that goes away is waited for, for ``patience`` seconds. The password may come from the
+    environment variable TOWERSWEEP_STORAGE_PASSWORD. Raises StorageError, whose message never holds a password.
     """
     if not url:
-        return EmbeddedStorage(journal)
-    rule = "an Optuna storage that can be opened"
+        return _journal_file(journal)
+    if url.startswith(JOURNAL):
+        return _journal_file(Path(unquote(url.removeprefix(JOURNAL))), shared=True)
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -37,14 +67,49 @@ def open_storage(url: str, journal: Path) -> BaseStorage:
     password = os.environ.get(PASSWORD_VARIABLE)
     if password and parsed.password is None and parsed.username:
         parsed = parsed.set(password=password)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = without_passwords(parsed.render_as_string(hide_password=True))
+    passwords = Passwords.of(parsed.render_as_string(hide_password=False))
     try:
-        return RDBStorage(parsed.render_as_string(hide_password=False))
-    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
-        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-        if parsed.password:
-            cause = cause.replace(str(parsed.password), "***")
-        raise StorageError(f"storage.url is {shown!r}, but must be {rule} ({cause})") from None
+        if parsed.drivername == "redis":
+            return _redis(parsed)
+        return PatientStorage(_database(parsed), shown, passwords, patience)
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError, OSError) as error:
+        cause = passwords.hidden_in(str(getattr(error, "orig", None) or error).splitlines()[0])
+        hint = "" if password or parsed.password else f"; a password may be in {PASSWORD_VARIABLE}"
+        rule = f"an Optuna storage that can be opened ({cause}{hint})"
+        raise StorageError(f"storage.url is {shown!r}, but must be {rule}") from None
+
+
+def describe(storage: BaseStorage) -> str:
+    """Which storage it is, without its password."""
+    if isinstance(storage, EmbeddedStorage):
+        return str(storage.journal.path)
+    return storage.shown if isinstance(storage, PatientStorage) else "storage"
+
+
+def is_shared(storage: BaseStorage) -> bool:
+    """Whether drivers of other run folders can reach it."""
+    return not isinstance(storage, EmbeddedStorage) or storage.shared
+
+
+def _journal_file(path: Path, *, shared: bool = False) -> EmbeddedStorage:
+    try:
+        return EmbeddedStorage(path, shared=shared)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be opened, but must be a journal file ({error.strerror})") from error
+
+
+def _database(url: URL) -> RDBStorage:
+    timeouts = _TIMEOUTS.get(url.get_driver_name(), {})
+    arguments = {name: value for name, value in timeouts.items() if name not in url.query}
+    options = {"pool_pre_ping": True, "connect_args": arguments}
+    return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+
+
+def _redis(url: URL) -> JournalStorage:
+    if find_spec("redis") is None:
+        raise ImportError("its driver is missing: pip install redis")
+    return JournalStorage(JournalRedisBackend(url.render_as_string(hide_password=False)))
 
 
 @contextmanager
@@ -56,14 +121,27 @@ def later(storage: BaseStorage) -> Iterator[None]:
     if isinstance(storage, EmbeddedStorage):
         with storage.journal.holding():
             yield
+    elif isinstance(storage, PatientStorage):
+        with storage.deferring():
+            yield
     else:
         yield
 
 
 def flush(storage: BaseStorage) -> None:
-    """Make all that waits durable."""
+    """Make all that waits durable; waits for a storage that went away."""
     if isinstance(storage, EmbeddedStorage):
         storage.journal.flush()
+    elif isinstance(storage, PatientStorage):
+        storage.flush()
+
+
+def try_flush(storage: BaseStorage) -> None:
+    """Make all that waits durable, unless the storage went away: then it goes on waiting, and this returns."""
+    if isinstance(storage, PatientStorage):
+        storage.try_flush()
+    else:
+        flush(storage)
 
 
 def create_trials(storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
@@ -71,62 +149,3 @@ def create_trials(storage: BaseStorage, study_id: int, trials: Sequence[FrozenTr
     if isinstance(storage, EmbeddedStorage):
         return storage.create_trials(study_id, trials)
     return [storage.create_new_trial(study_id, template_trial=trial) for trial in trials]
-
-
-class EmbeddedStorage(JournalStorage):
-    """Optuna's journal file, written many operations at a time. Any other Optuna program can open the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.journal = _HoldingJournal(str(path))
-        self._has_created = False
-        super().__init__(self.journal)
-
-    def create_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
-        """All in one locked append, so that the ids that the journal gives them follow one another."""
-        alone = [] if self._has_created else trials[:1]  # JournalStorage must have made one to hold another.
-        ids = [self.create_new_trial(study_id, template_trial=trial) for trial in alone]
-        self._has_created = True
-        *held, last = trials[len(alone) :] or (None,)
-        if last is None:
-            return ids
-        with self.journal.holding():
-            for trial in held:
-                self.create_new_trial(study_id, template_trial=trial)
-        last_id = self.create_new_trial(study_id, template_trial=last)
-        return [*ids, *range(last_id - len(held), last_id + 1)]
-
-
-class _HoldingJournal(JournalFileBackend):
-    """Optuna locks, appends, syncs and reads back for every operation; here that waits while ``holding``.
-
-    What waits is keyed by the number of a trial that exists, so it commutes with whatever another program (the
-    viewer, where it may write) appends meanwhile.
-    """
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._waiting: list[dict[str, Any]] = []
-        self._held = False
-
-    @contextmanager
-    def holding(self) -> Iterator[None]:
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-
-    def flush(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            super().append_logs(waiting)
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        self._waiting += logs
-        if not self._held:
-            self.flush()
-
-    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        if not self._held:
-            self.flush()
-            yield from super().read_logs(log_number_from)

@@ -7,7 +7,8 @@ value. What they are is decided in ``sweeps.proposals``.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import isnan
 from typing import Any
 
@@ -18,6 +19,8 @@ from optuna.trial import TrialState as OptunaState
 
 from search_spaces import Space
 from sweeps.errors import StorageError
+from sweeps.lease import Lease
+from sweeps.patient import PatientStorage
 from sweeps.proposals import Proposer, SamplerSettings, suggest
 from sweeps.records import (
     Measurement,
@@ -30,7 +33,8 @@ from sweeps.records import (
     TrialSpec,
     TrialState,
 )
-from sweeps.storage import create_trials, flush, later
+from sweeps.storage import create_trials, describe, flush, is_shared, later, try_flush
+from sweeps.writer_lock import Holder
 
 METRIC = "eval_loss"
 
@@ -75,6 +79,7 @@ class Study:
         # What a restart found: trials that had ended while their siblings had not, and cells that became trials.
         self._ended: set[int] = set()
         self._promoted: set[tuple[int, int]] = set()
+        self._lease: Lease | None = None
 
     @classmethod
     def create(
@@ -106,14 +111,37 @@ class Study:
         try:
             study = optuna.load_study(storage=storage, study_name=name)
         except KeyError as error:
-            raise StorageError(f"storage holds no study {name!r}, but must hold this sweep's") from error
+            raise StorageError(
+                f"{describe(storage)} holds no study {name!r}, but must hold this sweep's"
+            ) from error
         return cls(study, space, settings, baselines)
+
+    @contextmanager
+    def held_by(self, holder: Holder) -> Iterator[Study]:
+        """Within: this driver alone writes the study, where others can reach it.
+
+        Raises StorageError, naming the other driver, if one holds it.
+        """
+        if not is_shared(self._storage):
+            yield self
+            return
+        with Lease(self._storage, self._study._study_id, holder) as self._lease:
+            yield self
+        self._lease = None
+
+    def wait_by(self, wait: Callable[[float], None]) -> None:
+        """Wait with ``wait`` (seconds) for a storage that went away; what it raises ends the waiting."""
+        if isinstance(self._storage, PatientStorage):
+            self._storage.wait = wait
 
     def ask(self, trajectory: int, max_trials: int | None = None) -> Trajectory:
         """Propose trajectory number ``trajectory``: one trial from the sampler, and its siblings.
 
-        At most ``max_trials`` in all. They are RUNNING in the storage when this returns.
+        At most ``max_trials`` in all. They are RUNNING in the storage when this returns. Raises WriterLostError if
+        another driver has taken over the study.
         """
+        if self._lease is not None:
+            self._lease.look()
         params = self._proposer.propose(trajectory)
         shared, readout = self._proposer.split(params)
         wanted = self._settings.readouts_per_trajectory
@@ -164,8 +192,18 @@ class Study:
         del self._ids[number]
 
     def flush(self) -> None:
-        """Make all reports and ends durable."""
+        """Make all reports and ends durable; waits for a storage that went away."""
+        self._check_lease()
         flush(self._storage)
+
+    def try_flush(self) -> None:
+        """Make all reports and ends durable, unless the storage went away: then they go on waiting."""
+        self._check_lease()
+        try_flush(self._storage)
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
 
     def stored_trials(self) -> list[StoredTrial]:
         """All trials that have begun, in the order of their numbers."""

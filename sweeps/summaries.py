@@ -23,8 +23,8 @@ def verdicts_by_trajectory(record: SweepRecord) -> dict[str, int]:
     return {verdict.value: count for verdict, count in Counter(verdict_of.values()).most_common()}
 
 
-def status_facts(record: SweepRecord, *, live: bool) -> dict[str, Any]:
-    """Where the sweep stands; report.json has the whole."""
+def status_facts(record: SweepRecord, *, live: bool, size: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Where the sweep stands; report.json has the whole. ``size`` is what RunFolder.size tells, in bytes."""
     best = record.best()
     states = Counter(trial.state.value for trial in record.trials)
     return {
@@ -43,10 +43,11 @@ def status_facts(record: SweepRecord, *, live: bool) -> dict[str, Any]:
             "params": dict(best.params),
             "verdict": best.verdict.value,
         },
+        **({} if size is None else {"folder_bytes": {"total": sum(size.values()), **size}}),
     }
 
 
-def status_text(record: SweepRecord, *, live: bool) -> str:
+def status_text(record: SweepRecord, *, live: bool, size: Mapping[str, int] | None = None) -> str:
     """The same for people."""
     facts = status_facts(record, live=live)
     counts = facts["counts"]
@@ -64,7 +65,22 @@ def status_text(record: SweepRecord, *, live: bool) -> str:
         if best.test is not None:
             accuracy = f"accuracy {best.test.eval_accuracy:.2%}"
             lines.append(f"its loss on the test part, seen by no decision: {best.test.eval_loss:.4g}, {accuracy}")
+    if size is not None:
+        parts = ", ".join(
+            f"{part} {_bytes(n)}" for part, n in sorted(size.items(), key=lambda item: -item[1]) if n
+        )
+        lines.append(f"run folder: {_bytes(sum(size.values()))} ({parts})")
     return "\n".join(lines)
+
+
+def _bytes(count: int) -> str:
+    """``1536`` -> ``1.54 kB``."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
 
 
 def result_text(record: SweepRecord, folder: Path) -> str:

@@ -294,4 +294,3 @@ def test_a_budget_of_device_seconds_ends_a_sweep(tmp_path):
     record = run(tmp_path / "run", sweep=LATTICE, overrides=options).record
     assert len({trial.trajectory for trial in record.trials}) <= 1 / 0.09 + 1
     assert record.device_seconds >= 1
-

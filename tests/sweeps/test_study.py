@@ -162,7 +162,7 @@ def test_a_name_that_is_taken_is_refused(path):
 
 
 def test_a_study_that_is_not_there_is_refused(path):
-    with pytest.raises(StorageError, match="storage holds no study 's'"):
+    with pytest.raises(StorageError, match="holds no study 's'"):
         Study.load(storage(path), "s", SPACE, SamplerSettings())
 
 
