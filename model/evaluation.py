@@ -19,13 +19,22 @@ CHUNK = 500  # Images a call: bounds the memory of large evaluations.
 class Evaluator:
     """Traced evaluation of one structure; weights [P] and statistics [2 S] (means, then variances) are tensors."""
 
-    def __init__(self, layout: Layout, model: ModelSettings, preprocessing: Preprocessing, device: str) -> None:
+    def __init__(
+        self, layout: Layout, model: ModelSettings, preprocessing: Preprocessing, device: str, part: Part
+    ) -> None:
         self._device = device
         self._layout = layout
         self._model = model
         self._preprocessing = preprocessing
-        self._given = tf.function(self._with_given, reduce_retracing=True)
-        self._batch = tf.function(self._with_batch, reduce_retracing=True)
+        # Any number of images, with any number of rows of statistics: each is traced once. ``part`` is like all.
+        weights = tf.TensorSpec([layout.num_weights], tf.float32)
+        images = tf.TensorSpec([None, *part.images.shape[1:]], part.images.dtype)
+        labels = tf.TensorSpec([None], tf.int32)
+        rows = tf.TensorSpec([None, 2 * layout.num_statistics], tf.float32)
+        self._given = tf.function(
+            self._with_given, autograph=False, input_signature=[weights, rows, images, labels]
+        )
+        self._batch = tf.function(self._with_batch, autograph=False, input_signature=[weights, images, labels])
 
     def scores(self, weights: tf.Tensor, statistics: tf.Tensor, part: Part) -> list[Score]:
         """Mean cross-entropy and accuracy over ``part`` with each row of ``statistics`` [M, 2 S].
@@ -33,7 +42,7 @@ class Evaluator:
         What comes before the first site of batch normalization is computed once for all rows.
         """
         images, labels = stored(part, self._device, self._preprocessing.settings)
-        num_rows = statistics.shape[0]
+        num_rows = int(statistics.shape[0])
         chunk = max(1, CHUNK // num_rows)
         total = np.zeros([num_rows, 2])
         for start in range(0, len(part.labels), chunk):

@@ -15,6 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.config import ModelSettings
+from model.convolution import convolve
 
 # normalize(site name, features [N, ..., C], gamma [C] or None, beta [C] or None) -> features
 Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
@@ -161,7 +162,7 @@ def forward_steps(
     x = yield from bn("input", "input", images)
     for index in range(1, len(model.convolutions) + 1):
         name = f"conv{index}"
-        x = tf.nn.conv2d(x, by_name[f"{name}/kernel"], strides=1, padding="SAME")
+        x = convolve(x, by_name[f"{name}/kernel"])
         x = yield from activate("conv", name, tf.nn.bias_add(x, by_name[f"{name}/bias"]))
         x = _pool(model, x, first=index == 1)
     x = tf.reshape(x, [-1, prod(x.shape[1:])])

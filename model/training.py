@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -167,10 +168,13 @@ class Program:
             )
             self._penalty_mask = tf.constant(self.layout.penalty_mask())
         with tf.device(placement.towers[0]):
-            self.evaluator = Evaluator(self.layout, structure.model, self.preprocessing, placement.towers[0])
+            self.evaluator = Evaluator(
+                self.layout, structure.model, self.preprocessing, placement.towers[0], data.train
+            )
         vector, whole = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)
         self._train = tf.function(
             self._train_steps,
+            autograph=False,
             input_signature=[
                 tf.TensorSpec([None, structure.batch_size], tf.int32),
                 tf.TensorSpec([None], tf.bool),
@@ -263,7 +267,8 @@ class Program:
         num_steps = tf.shape(indices)[0]
         scalars = tf.TensorArray(tf.float32, size=num_steps, element_shape=[3])
         diagnostics = tf.TensorArray(tf.float32, size=num_steps, element_shape=[len(self.diagnostics.names)])
-        for i in tf.range(num_steps):
+
+        def one_step(i: tf.Tensor, scalars: tf.TensorArray, diagnostics: tf.TensorArray) -> tuple[Any, ...]:
             done = first_step + tf.cast(i, tf.int64) + 1
             towers = self._run_towers(next_batches, i, done - 1, numbers)
             scalars = scalars.write(i, self._update(towers, done, learning_rates[i], numbers, momenta, decays))
@@ -271,13 +276,18 @@ class Program:
             with tf.device(self._placement.variables):
                 self._shadows.follow(self._weights.read_value(), decays, i, done, last)
 
-            def shadow(i: tf.Tensor = i, done: tf.Tensor = done, last: tf.Tensor = last) -> tf.Tensor:
+            def shadow() -> tf.Tensor:
                 return self._shadows.row(watched[1], decays, i, done, last)
 
             taken = self._diagnose_if(
                 reported[i], towers, done, learning_rates[i], numbers, momenta, watched[0], shadow
             )
-            diagnostics = diagnostics.write(i, taken)
+            return i + 1, scalars, diagnostics.write(i, taken)
+
+        # A loop that is written out: AutoGraph would take seconds to rewrite all that is called within it.
+        _, scalars, diagnostics = tf.while_loop(
+            lambda i, *_: i < num_steps, one_step, (tf.constant(0), scalars, diagnostics)
+        )
         return (*tf.unstack(scalars.stack(), axis=1), diagnostics.stack())
 
     def _run_towers(
