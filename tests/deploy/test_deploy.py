@@ -55,7 +55,8 @@ def test_rays_schema_refuses_a_cluster_file_with_a_key_that_it_does_not_know():
 
 def test_every_worker_of_the_cluster_file_is_wanted_and_the_head_runs_no_trajectory():
     (config,) = documents("ray-cluster.yaml")
-    assert config["min_workers"] == config["max_workers"] == len(config["provider"]["worker_ips"])
+    workers = util.prepare_config(config)["available_node_types"]["local.cluster.node"]["min_workers"]
+    assert workers == config["max_workers"] == len(config["provider"]["worker_ips"])
     assert any("--head" in line and "--num-cpus=0" in line for line in config["head_start_ray_commands"])
     assert any("--address=$RAY_HEAD_IP:6379" in line for line in config["worker_start_ray_commands"])
 
