@@ -22,6 +22,10 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import sweeps.backends.quiet  # noqa: F401  Before Ray.
+
+# isort: split
+
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
