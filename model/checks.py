@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,13 +28,19 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
 
 def check_types(section: str, settings: Any) -> None:
     """Types hold for whoever makes settings without a library that validates, such as a search over choices."""
-    hints = get_type_hints(type(settings))
+    hints = _hints(settings.__class__)
     for name in (each.name for each in fields(settings)):
         value = getattr(settings, name)
         allowed = _alternatives(hints[name])
         if not any(_is(value, hint) for hint in allowed):
             rule = " or ".join(_described(hint) for hint in allowed if hint is not NoneType)
             raise SettingError(f"{section}.{name}", value, rule)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Every readout of a run makes settings anew; their types are looked up once."""
+    return get_type_hints(kind)
 
 
 def at_least(section: str, settings: object, **bounds: float) -> None:

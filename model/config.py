@@ -260,7 +260,7 @@ class TrialSettings:
         require(batch % towers == 0, "train.batch_size", batch, f"a multiple of model.towers={towers}")
         # What is known before anything is read; what only a file tells is checked when it has been.
         if self.data.dataset == "digits":
-            check_images(self, 1078, (8, 8, 1))
+            check_images(self, 1079, (8, 8, 1))
         elif self.data.dataset == "synthetic":
             size = self.data.image_size
             check_images(self, self.data.num_train, (size, size, self.data.channels))

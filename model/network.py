@@ -15,7 +15,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model.config import ModelSettings
-from model.convolution import convolve
+from model.convolution import convolve, halve
 
 # normalize(site name, features [N, ..., C], gamma [C] or None, beta [C] or None) -> features
 Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
@@ -175,7 +175,7 @@ def forward_steps(
 
 def _pool(model: ModelSettings, x: tf.Tensor, *, first: bool) -> tf.Tensor:
     if model.network == "small":
-        return tf.nn.max_pool2d(x, ksize=2, strides=2, padding="VALID")
+        return halve(x)
     if model.lrn and not first:
         x = _local_response_normalization(x)
     x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")

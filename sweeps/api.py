@@ -291,6 +291,7 @@ def _worker_spec(settings: config.Sweep) -> WorkerSpec:
         devices=Devices(towers, resources.gpus_per_tower, threads=max(1, int(cpus))),
         cpus=cpus,
         gpus=towers * resources.gpus_per_tower,
+        memory=resources.worker_memory,
     )
 
 

@@ -43,6 +43,19 @@ def parse_duration(value: object) -> object:
         raise ValueError("a duration like 90s, 10m or 1h30m, or a number of seconds") from error
 
 
+def parse_size(value: object) -> object:
+    """``"4GiB"``, ``"500MB"`` or a number -> bytes; anything else is left for the type check to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", value.strip())
+    if match is None:
+        raise ValueError("a size like 500MB or 4GiB, or a number of bytes")
+    prefix = match[2] or ""
+    power = " KMGT".index(prefix[0]) if prefix else 0
+    return int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** power)
+
+
+Size = Annotated[int, BeforeValidator(parse_size, json_schema_input_type=int | str)]
 Seconds = Annotated[float, BeforeValidator(parse_duration, json_schema_input_type=float | str)]
 Value = bool | int | float | str
 
@@ -132,6 +145,9 @@ class ResourceSettings(Section):
     cpus_per_tower: float = Field(1.0, gt=0)
     gpus_per_tower: float = Field(0.0, ge=0)
     """A whole number, or a fraction below 1 to let trials share a GPU."""
+    worker_memory: Annotated[Size, Field(ge=2**20)] | None = None
+    """How much memory one worker's process may hold, in bytes or like 4GiB, 500MB; a run that takes more fails, a
+    worker that is near it between two runs is replaced. By default: its share of its node's memory."""
     retries: int = Field(1, ge=0)
     """How often a trajectory is run again whose worker was lost or that ran out of time."""
     trial_timeout: Annotated[Seconds, Field(gt=0)] | None = None

@@ -15,6 +15,7 @@ class RunSettings:
     """One section, as sweep files need one."""
 
     steps: int = 10
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class NoOp:
 
     def __init__(self, settings: Settings) -> None:
         self.steps = settings.run.steps
+        self._state_bytes = settings.run.state_bytes
 
     @property
     def parameters(self) -> Mapping[str, str]:
@@ -50,14 +52,16 @@ class NoOp:
         state: bytes | None,
     ) -> NoOpRun:
         """A run at its end already."""
-        return NoOpRun([sum(v**2 for v in {**params, **readout}.values()) for readout in readouts])
+        losses = [sum(v**2 for v in {**params, **readout}.values()) for readout in readouts]
+        return NoOpRun(losses, self._state_bytes)
 
 
 class NoOpRun:
     """Reports the same losses at every rung."""
 
-    def __init__(self, losses: list[float]) -> None:
+    def __init__(self, losses: list[float], state_bytes: int) -> None:
         self._losses = losses
+        self._state_bytes = state_bytes
 
     def advance(self, to_step: int) -> Measurement:
         """At once."""
@@ -65,5 +69,5 @@ class NoOpRun:
         return Measurement(to_step, (CurvePoint(to_step, 1.0),), scores)
 
     def state(self) -> bytes:
-        """Nothing to keep."""
-        return b""
+        """As many zeros as it was told to."""
+        return bytes(self._state_bytes)

@@ -30,13 +30,17 @@ class Job:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker is made of. ``settings`` is the trainable's validated Settings object (picklable)."""
+    """What a worker is made of. ``settings`` is the trainable's validated Settings object (picklable).
+
+    ``memory``: bytes of its own that a worker's process may hold; None: its share of its node's.
+    """
 
     trainable: str
     settings: Any
     devices: Devices
     cpus: float
     gpus: float
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

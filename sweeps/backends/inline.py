@@ -112,6 +112,6 @@ class InlineBackend:
     def _guarded(self, job: Job, work: Callable[[], BackendEvent]) -> BackendEvent:
         try:
             return work()
-        except Exception as error:  # noqa: BLE001  A trial may raise anything; it becomes a Failure with its kind.
+        except (Exception, SystemExit) as error:  # noqa: BLE001  Whatever a trial raises becomes a Failure.
             self._host.release()
             return RunFailed(SLOT, job.trajectory.number, job.attempt, to_failure(error))

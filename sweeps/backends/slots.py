@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, inf
 
@@ -13,10 +13,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """What one machine offers."""
+    """What one machine offers; ``memory`` (bytes) is what workers may have together, 0 where that is unknown."""
 
     cpus: float
     gpus: float = 0.0
+    memory: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,23 @@ def num_slots(nodes: Sequence[Node], demand: Demand, workers: int | str) -> int:
             f"and there are {sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes):g} GPUs"
         )
     return int(workers)
+
+
+def further_slots(
+    nodes: Mapping[str, Node], taken: Sequence[str], demand: Demand, workers: int | str
+) -> list[str]:
+    """The node of each slot that can be made beside those on the nodes ``taken``: the least loaded first."""
+    load = {name: taken.count(name) for name in nodes}
+    room = {name: fitting(node, demand) for name, node in nodes.items()}
+    wanted = inf if workers == "auto" else int(workers)
+    found: list[str] = []
+    while len(taken) + len(found) < wanted:
+        free = [name for name in nodes if load[name] < room[name]]
+        if not free:
+            break
+        found.append(min(free, key=load.__getitem__))
+        load[found[-1]] += 1
+    return found
 
 
 def _shortage(demand: Demand, cpus: float, gpus: float) -> str:

@@ -86,9 +86,11 @@ class BackendContract:
         ("behaviour", "kind", "message"),
         [
             ("raise", FailureKind.TRIAL_ERROR, "RuntimeError: boom"),
+            ("sys_exit", FailureKind.TRIAL_ERROR, "SystemExit: 4"),
             ("invalid", FailureKind.INVALID_SETTINGS, "InvalidRunError: rate is 2.0"),
             ("nonsense", FailureKind.TRIAL_ERROR, "advance(10) gave no measurement"),
             ("wrong_step", FailureKind.TRIAL_ERROR, "measurement.step is 11, but must be 10"),
+            ("twice", FailureKind.TRIAL_ERROR, "advance(10) gave no measurement: measurement.curve has steps"),
             ("few_scores", FailureKind.TRIAL_ERROR, "measurement.scores holds 1, but must hold one a readout, 2"),
         ],
     )

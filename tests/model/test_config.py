@@ -42,7 +42,7 @@ from model.trial import ToweredCNN
         ),
         (
             lambda: TrialSettings(train=TrainSettings(batch_size=2000)),
-            "train.batch_size is 2000, but must be at most the 1078 training images",
+            "train.batch_size is 2000, but must be at most the 1079 training images",
         ),
         (
             lambda: TrialSettings(model=ModelSettings(conv_widths=(4, 4, 4, 4), kernel_size=3)),

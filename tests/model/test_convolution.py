@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.convolution import convolve
+from model.convolution import convolve, halve
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,25 @@ def test_only_small_images_are_multiplied(shape, kernel, products):
     traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
     kinds = {operation.type for operation in traced.graph.get_operations()}
     assert ("Conv2D" not in kinds) == products
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 6), (7, 5), (2, 3)])
+def test_halving_is_pooling(height, width):
+    x = tf.constant(np.random.default_rng().standard_normal((6, height, width, 3)))
+    found = []
+    for way in (halve, lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID")):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = way(x)
+            total = tf.reduce_sum(tf.square(y))
+        found.append([y, tape.gradient(total, x)])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_of_equal_values_one_gets_the_gradient():
+    x = tf.zeros([1, 2, 2, 1])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = halve(x)
+    np.testing.assert_array_equal(tape.gradient(y, x), [[[[1], [0]], [[0], [0]]]])

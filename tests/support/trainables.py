@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
+import re
+import signal
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from sweeps.records import CurvePoint, Measurement, Score
@@ -22,7 +27,7 @@ class RunSettings:
     steps: int = 90
     towers: int = 1
     behaviour: str = "well"
-    """well, raise, exit, nonsense, wrong_step, few_scores, nan, or invalid."""
+    """well; nonsense, wrong_step, twice, few_scores, nan, invalid; or one of those of ``behave``."""
     gate: str = ""
     """A file; a ``Paced`` run is slow until it is there."""
 
@@ -70,7 +75,7 @@ class Quadratic:
         devices: Devices,
         state: bytes | None,
     ) -> QuadraticRun:
-        if self.settings.run.behaviour == "invalid":
+        if params.get("kind", self.settings.run.behaviour) == "invalid":
             raise InvalidRunError("rate is 2.0")
         return QuadraticRun(params, readouts, self.settings.run.behaviour, state)
 
@@ -79,6 +84,7 @@ class QuadraticRun:
     def __init__(
         self, params: Mapping[str, Any], readouts: Sequence[Mapping[str, Any]], behaviour: str, state: bytes | None
     ) -> None:
+        behaviour = params.get("kind", behaviour)
         self.rate = params.get("rate", 0.1)
         self.offsets = [readout.get("offset", 0.0) for readout in readouts]
         self.behaviour = behaviour
@@ -99,6 +105,9 @@ class QuadraticRun:
         step = self.step + (self.behaviour == "wrong_step")
         if self.behaviour == "wrong_step":
             points.append(CurvePoint(step, 0.0))
+        if self.behaviour == "twice":
+            points.append(points[-1])
+            return SimpleNamespace(step=step, curve=points, scores=scores, seconds=0.01)
         if self.behaviour == "nonsense":
             return {"loss": 1.0}
         return Measurement(step, tuple(points), scores, 0.01)
@@ -107,13 +116,41 @@ class QuadraticRun:
         return json.dumps([self.step, self.x]).encode()
 
 
+HOARDED: list[bytes] = []
+
+
 def behave(behaviour: str) -> None:
-    if behaviour == "raise":
-        raise RuntimeError("boom\nsecond line")
-    if behaviour == "exit":
-        os._exit(3)
-    if behaviour == "slow":
-        time.sleep(0.03)  # Training takes time.
+    """Do what no trainable should: see the names."""
+    match behaviour:
+        case "raise":
+            raise RuntimeError("boom\nsecond line")
+        case "exit":
+            os._exit(3)
+        case "sys_exit":
+            sys.exit(4)
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "crash":
+            ctypes.string_at(0)
+        case "hang":
+            while True:
+                pass
+        case "hang_in_c":  # Without ever letting another thread of Python run.
+            re.match(r"(a+)+$", "a" * 64 + "b")
+        case "hoard":
+            hoarded = []
+            while len(hoarded) < 512:  # 4 GiB, in case nobody stops it.
+                hoarded.append(b"x" * 2**23)
+                time.sleep(0.005)
+            raise RuntimeError("nobody minded 4 GiB")
+        case "grow":
+            HOARDED.extend([b"x" * 280 * 2**20] * (not HOARDED))
+        case "print":
+            for _ in range(2**10):
+                print("o" * 2**15)
+                print("e" * 2**15, file=sys.stderr)
+        case "slow":
+            time.sleep(0.03)  # Training takes time.
 
 
 class Probe(Quadratic):

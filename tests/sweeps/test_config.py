@@ -90,6 +90,11 @@ BAD = [
         "[search]\ntime_budget = 'soon'",
         "search.time_budget is 'soon', but must be a duration like 90s, 10m or 1h30m",
     ),
+    (
+        "[resources]\nworker_memory = '4 gigs'",
+        "resources.worker_memory is '4 gigs', but must be a size like 500MB or 4GiB, or a number of bytes",
+    ),
+    ("[resources]\nworker_memory = '1KiB'", "resources.worker_memory is '1KiB', but must be at least 1048576"),
     ("[search]\nsampler = 'tpee'", "search.sampler is 'tpee', but must be one of 'tpe', 'random', 'qmc' or 'gp'"),
     (
         "[[search.baselines]]\nlearning_rate = 9.0",
@@ -148,6 +153,21 @@ def test_built_in_sweeps_load_and_come_back_from_what_is_written(name, tmp_path)
 )
 def test_durations(text, seconds):
     assert config.load("quick", [f"search.time_budget={text}"]).search.time_budget == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2000000", 2_000_000),
+        ("'2000000'", 2_000_000),
+        ("'500MB'", 500_000_000),
+        ("'1.5 GiB'", 3 * 2**29),
+        ("'2TiB'", 2**41),
+        ("'3000K'", 3_000_000),
+    ],
+)
+def test_sizes(text, size):
+    assert config.load("quick", [f"resources.worker_memory={text}"]).resources.worker_memory == size
 
 
 def test_overrides_reach_any_setting():
