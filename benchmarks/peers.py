@@ -10,8 +10,8 @@ whole time), what was ended; medians over the seeds. Below them the bars.
 
     .venv/bin/python benchmarks/peers.py [--seconds 120] [--seeds 3] [--tune-reuse] [--plot FILE.html]
 
-The peers' trial is ``support/keras_trial.py``. Ray Tune starts a process a trial, its default; ``--tune-reuse`` adds
-a fourth contestant, Ray Tune with ``reuse_actors``, which is shown and judged like the others.
+The peers' trial is ``support/keras_trial.py``. Ray Tune starts a process a trial, its default; ``--tune-reuse``
+adds a fourth contestant, Ray Tune with ``reuse_actors``, which is shown and judged like the others.
 """
 
 from __future__ import annotations
@@ -135,15 +135,15 @@ def best_over_time(results: Results, seconds: float) -> Table:
 
 def reached_and_ended(results: Results, seconds: float) -> Table:
     """Medians of the times to the targets, of first measurements, and of what was ended."""
-    table = Table(title=f"In {seconds:g} s (medians; a miss counts as the whole time)")
-    targets = [f"to {target:g}, s (hits)" for target in TARGETS]
-    for column in ("", "first measured, s", *targets, "trainings ended", "trials ended"):
+    table = Table(title=f"First measurement, time to a loss (hits), ended in {seconds:g} s (medians)")
+    targets = [f"to {target:g}, s" for target in TARGETS]
+    for column in ("", "first, s", *targets, "trainings", "trials"):
         table.add_column(column, justify="right")
     for name, each in results.items():
         cells = [f"{statistics.median(result.first_measured for result in each):.1f}"]
         for target in TARGETS:
             hits = sum(result.time_to(target) is not None for result in each)
-            cells.append(f"{median_time(each, target, seconds):.1f} ({hits} of {len(each)})")
+            cells.append(f"{median_time(each, target, seconds):.1f} ({hits}/{len(each)})")
         cells += [f"{statistics.median(result.trainings for result in each):g}"]
         cells += [f"{statistics.median(result.trials for result in each):g}"]
         table.add_row(name, *cells)

@@ -1,6 +1,6 @@
 """One contestant's side of ``peers.py``: how long it has, and the events by which it is judged.
 
-The clock is the machine's monotonic one, which all processes share; it starts before the contestant's first process.
+The clock is the machine's monotonic one, which all processes share; it starts before a contestant's process does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Race:
-    """``began``: the monotonic clock's seconds at the start. ``events``: a JSON object a line, in a folder of its own."""
+    """``began``: what the clock showed at the start. ``events``: a JSON object a line, in a folder of its own."""
 
     events: Path
     began: float
