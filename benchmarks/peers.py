@@ -8,7 +8,8 @@ Any eval loss measured at any rung counts, for all alike, if its driver had it i
 The tables: the best eval loss so far at several moments, the time until it was low enough (a miss counts as the
 whole time), what was ended; medians over the seeds. Below them the bars.
 
-    .venv/bin/python benchmarks/peers.py [--seconds 120] [--seeds 3] [--tune-reuse] [--plot FILE.html]
+    .venv/bin/python benchmarks/peers.py [--seconds 120] [--seeds 3] [--tune-reuse] [--kernel-size 5]
+        [--plot FILE.html]
 
 The peers' trial is ``support/keras_trial.py``. Ray Tune starts a process a trial, its default; ``--tune-reuse``
 adds a fourth contestant, Ray Tune with ``reuse_actors``, which is shown and judged like the others.
@@ -86,13 +87,13 @@ class Result:
 Results = dict[str, list[Result]]
 
 
-def run(name: str, seconds: float, seed: int) -> Result:
+def run(name: str, seconds: float, seed: int, kernel_size: int) -> Result:
     """One contestant in processes of its own. Raises RuntimeError with its last words if it fails."""
     module, variant = CONTESTANTS[name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory(prefix="ts-peers-") as folder:
         output = Path(folder) / "output"
-        race = Race(Path(folder) / "events.jsonl", time.monotonic(), seconds, seed, variant)
+        race = Race(Path(folder) / "events.jsonl", time.monotonic(), seconds, seed, kernel_size, variant)
         race.events.touch()
         command = [sys.executable, "-m", f"benchmarks.support.{module}", *race.arguments]
         with output.open("w") as file:
@@ -169,13 +170,8 @@ def bars(results: Results, seconds: float) -> list[tuple[str, bool, str]]:
                 statistics.median(getattr(result, word) for result in each) for each in (ours, peers[name])
             )
             ratio = mine / theirs if theirs else NEVER
-            found.append(
-                (
-                    f"ends at least {most} times {name}'s {word}",
-                    ratio >= most,
-                    f"{mine:g} / {theirs:g}: {ratio:.1f}",
-                )
-            )
+            bar = f"ends at least {most} times {name}'s {word}"
+            found.append((bar, ratio >= most, f"{mine:g} / {theirs:g}: {ratio:.1f}"))
     late = [moment / 2 for moment in range(2 * BEST_AFTER, int(2 * seconds) + 1)]
     behind = [
         moment
@@ -218,6 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tune-reuse", action="store_true", help="race Ray Tune with reuse_actors as well")
+    parser.add_argument("--kernel-size", type=int, default=5, help="of the convolutions of all contestants")
     parser.add_argument("--plot", type=Path, help="draw the best over time into this HTML file")
     parser.add_argument("--json", type=Path, help="write what was found into this file")
     options = parser.parse_args()
@@ -225,7 +222,7 @@ def main() -> None:
     results: Results = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
-            result = run(name, options.seconds, seed)
+            result = run(name, options.seconds, seed, options.kernel_size)
             results[name].append(result)
             best = result.best_at(options.seconds)
             words = f"{result.trainings} trainings, {result.trials} trials, best {best:.4f}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 RUNGS = (33, 100, 300)
 REDUCTION_FACTOR = 3
 BATCH_SIZE = 128
-CONV_WIDTHS, FC_WIDTHS, KERNEL_SIZE = (32, 32), (128, 64), 5
+CONV_WIDTHS, FC_WIDTHS = (32, 32), (128, 64)
 WORST = 1e6  # What the peers are told instead of NaN and infinity, which not all of their parts can rank.
 
 
@@ -60,11 +60,11 @@ def suggest(trial: Any) -> dict[str, Any]:
     return chosen
 
 
-def measurements(params: Mapping[str, Any], images: Images) -> Iterator[tuple[int, float]]:
+def measurements(params: Mapping[str, Any], images: Images, kernel_size: int) -> Iterator[tuple[int, float]]:
     """Train; yield (step, eval loss) at every rung. Whoever has seen enough stops asking."""
     _keras().backend.clear_session()
     decay = params["ema_decay"]
-    network = compiled(params, images.train.shape[1:])
+    network = compiled(params, images.train.shape[1:], kernel_size)
     order = _batches(len(images.train))
     done = 0
     for rung in RUNGS:
@@ -76,11 +76,11 @@ def measurements(params: Mapping[str, Any], images: Images) -> Iterator[tuple[in
         yield rung, loss if np.isfinite(loss) else WORST
 
 
-def compiled(params: Mapping[str, Any], image_shape: tuple[int, ...]) -> Any:
+def compiled(params: Mapping[str, Any], image_shape: tuple[int, ...], kernel_size: int) -> Any:
     """The network with its optimizer. No EMA is asked for where the decay is 0."""
     keras, decay = _keras(), params["ema_decay"]
     average = {"use_ema": True, "ema_momentum": decay} if decay else {}
-    network = _network(params, image_shape)
+    network = _network(params, image_shape, kernel_size)
     network.compile(
         keras.optimizers.Adam(params["learning_rate"], **average),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -102,7 +102,7 @@ def _keras() -> Any:
     return keras
 
 
-def _network(params: Mapping[str, Any], image_shape: tuple[int, ...]) -> Any:
+def _network(params: Mapping[str, Any], image_shape: tuple[int, ...], kernel_size: int) -> Any:
     keras = _keras()
     layers, initializers = keras.layers, keras.initializers
     sites, post = params["bn_placement"].split("+"), params.get("bn_order") == "post"
@@ -115,7 +115,7 @@ def _network(params: Mapping[str, Any], image_shape: tuple[int, ...]) -> Any:
 
     stack: list[Any] = [keras.Input(image_shape), *bn("input")]
     for width in CONV_WIDTHS:
-        convolution = layers.Conv2D(width, KERNEL_SIZE, padding="same", kernel_initializer="he_normal")
+        convolution = layers.Conv2D(width, kernel_size, padding="same", kernel_initializer="he_normal")
         stack += [convolution, *activated("conv"), layers.MaxPooling2D(2)]
     stack.append(layers.Flatten())
     for width in FC_WIDTHS:

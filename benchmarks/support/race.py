@@ -22,6 +22,7 @@ class Race:
     began: float
     seconds: float
     seed: int
+    kernel_size: int
     variant: str = ""
 
     @classmethod
@@ -32,13 +33,15 @@ class Race:
         parser.add_argument("began", type=float)
         parser.add_argument("seconds", type=float)
         parser.add_argument("seed", type=int)
+        parser.add_argument("kernel_size", type=int)
         parser.add_argument("variant", nargs="?", default="")
         return cls(**vars(parser.parse_args()))
 
     @property
     def arguments(self) -> list[str]:
         """What ``from_command_line`` reads."""
-        return [str(self.events), repr(self.began), str(self.seconds), str(self.seed), self.variant]
+        numbers = (repr(self.began), self.seconds, self.seed, self.kernel_size)
+        return [str(self.events), *map(str, numbers), self.variant]
 
     @property
     def left(self) -> float:

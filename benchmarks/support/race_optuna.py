@@ -29,7 +29,7 @@ def optimize(race: Race, process: int) -> None:
 
     def objective(trial: Any) -> float:
         loss = float("inf")
-        for step, loss in measurements(suggest(trial), images):
+        for step, loss in measurements(suggest(trial), images, race.kernel_size):
             trial.report(loss, step)
             race.measured(loss)
             if step < RUNGS[-1] and trial.should_prune():

@@ -60,6 +60,7 @@ def main() -> None:
     race = Race.from_command_line()
     launch(
         SWEEP,
+        overrides=[f"model.kernel_size={race.kernel_size}"],
         out=race.events.parent / "run",
         trajectories=NEVER_REACHED,
         time_budget=race.left,

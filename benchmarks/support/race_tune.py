@@ -25,8 +25,10 @@ def search(race: Race, temporary: str) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
+    kernel_size = race.kernel_size
+
     def train(config: Mapping[str, Any], images: Images) -> None:
-        for step, loss in measurements(config, images):
+        for step, loss in measurements(config, images, kernel_size):
             tune.report({"step": step, "eval_loss": loss})
 
     class Noting(tune.Callback):
