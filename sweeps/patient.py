@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ class PatientStorage(BaseStorage):
         self._lost_at: float | None = None
         self._retry_at, self._pause = 0.0, FIRST_WAIT_SECONDS
         event.listen(rdb.engine, "handle_error", _tell_lost_connections)
+        weakref.finalize(self, rdb.engine.dispose)  # Nobody closes a storage; its connections are closed with it.
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
