@@ -1,7 +1,6 @@
 """A disk that fills up in the middle of a sweep: one clear line, and the sweep goes on when there is room.
 
-The disk is a tmpfs of a few megabytes where this user may mount one; else a limit on the size of each file stands in
-for a quota.
+The disk is a tmpfs of a few megabytes, where this user may mount one; a limit on the size of files is the quota.
 """
 
 import os
@@ -25,7 +24,7 @@ from tests.faults.sweeping import SWEEP, assert_sound, begin, command, environme
 def disk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("disk")
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=False, capture_output=True
     )
     if mounted.returncode != 0:
         pytest.skip("this user may not mount a tmpfs")
@@ -96,10 +95,10 @@ def test_a_sweep_whose_disk_fills_up_ends_in_one_line_and_goes_on_when_there_is_
 
 
 def test_a_checkpoint_that_does_not_fit_ends_the_sweep_and_leaves_the_others(disk, tmp_path):
-    """Each state is a megabyte; three are kept, and a fourth is written before one of them goes."""
+    """Each state is 4 MB of 16; three are kept, and a fourth is written before one of them goes."""
     (tmp_path / "my.toml").write_text(SWEEP)
     out = disk / "run"
-    padded = ("--set", "run.padding=1200000", "--set", "run.pace=0", "--set", "search.pruner=none")
+    padded = ("--set", "run.padding=4300000", "--set", "run.pace=0", "--set", "search.pruner=none")
     done = run("launch", tmp_path / "my.toml", "--out", out, "--quiet", "--backend", "inline", *padded)
     assert done.returncode == 1
     names_a_file(done.stderr, out)
@@ -107,14 +106,14 @@ def test_a_checkpoint_that_does_not_fit_ends_the_sweep_and_leaves_the_others(dis
     assert len(list((out / "checkpoints").iterdir())) == 3
     refused = run("launch", tmp_path / "my.toml", "--out", disk / "other", "--backend", "inline", *padded)
     assert refused.returncode in (1, 2)
-    subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
     try:
         done = run("resume", out, "--backend", "inline")
         assert done.returncode == 0, done.stderr
         assert_sound(out, trials(out))
     finally:
         subprocess.run(["find", disk, "-mindepth", "1", "-delete"], check=True)
-        subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+        subprocess.run(["mount", "-o", "remount,size=16m", disk], check=True)
 
 
 def test_a_launch_on_a_full_disk_leaves_nothing(disk, tmp_path):
