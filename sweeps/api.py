@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps import config, moves, step
 from sweeps.convergence import plateau, verdict
 from sweeps.doctor import package_versions
-from sweeps.errors import InputError, SettingsError, SweepFailedError
+from sweeps.errors import InputError, SettingsError, StorageError, SweepFailedError
 from sweeps.history import History, SweepFacts, assemble, read_history
 from sweeps.pruning import Rule, rung_steps
 from sweeps.records import SweepRecord, Trajectory, TrialState, Verdict
@@ -119,7 +119,7 @@ def resume(
     config.check_data(settings, str(run_folder.settings))
     with (
         run_folder.lock() as lock,
-        _load_study(settings, run_folder, settings.storage.patience).held_by(lock.holder) as study,
+        _found_study(settings, run_folder).held_by(lock.holder) as study,
     ):
         history = read_history(read_entries(run_folder.curves))
         plan = _plan(settings)
@@ -249,6 +249,16 @@ def _load_study(settings: config.Sweep, folder: RunFolder, patience: float = 0.0
     quiet()
     storage = open_storage(settings.storage.url, folder.journal, patience)
     return Study.load(storage, settings.name, settings.space, _sampler(settings), settings.search.baselines)
+
+
+def _found_study(settings: config.Sweep, folder: RunFolder) -> Study:
+    """The study to go on with; made now if ``launch`` died before it could."""
+    try:
+        return _load_study(settings, folder, settings.storage.patience)
+    except StorageError:
+        if folder.has_begun:
+            raise
+        return _create_study(settings, folder)
 
 
 def _sampler(settings: config.Sweep) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,6 +67,7 @@ class PatientStorage(BaseStorage):
         self._lost_at: float | None = None
         self._retry_at, self._pause = 0.0, FIRST_WAIT_SECONDS
         event.listen(rdb.engine, "handle_error", _tell_lost_connections)
+        weakref.finalize(self, rdb.engine.dispose)  # Nobody closes a storage; its connections are closed with it.
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
@@ -78,13 +80,16 @@ class PatientStorage(BaseStorage):
 
     def flush(self) -> None:
         """Carry out all that waits; returns when it is durable. Raises StorageLostError."""
-        while not self.try_flush():
+        while not self._carried_out():
             self._pause_once()
 
-    def try_flush(self) -> bool:
+    def try_flush(self) -> None:
         """Carry out what waits, unless the storage is away. Never waits; raises StorageLostError in the end."""
-        if self._lost_at is not None and self._clock() < self._retry_at:
-            return False
+        if self._lost_at is None or self._clock() >= self._retry_at:
+            self._carried_out()
+
+    def _carried_out(self) -> bool:
+        """Whether nothing waits any more; False if the connection was lost before that."""
         while self._waiting:
             try:
                 self._waiting[0]()

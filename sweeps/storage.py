@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalRedisBackend
 from optuna.trial import FrozenTrial
@@ -73,8 +74,9 @@ def open_storage(url: str, journal: Path, patience: float = 0.0) -> BaseStorage:
         if parsed.drivername == "redis":
             return _redis(parsed)
         return PatientStorage(_database(parsed), shown, passwords, patience)
-    except (SQLAlchemyError, ImportError, RuntimeError, ValueError, OSError) as error:
-        cause = passwords.hidden_in(str(getattr(error, "orig", None) or error).splitlines()[0])
+    except (SQLAlchemyError, OptunaError, ImportError, RuntimeError, ValueError, OSError) as error:
+        told = error.__cause__ if isinstance(error, OptunaError) and error.__cause__ else error
+        cause = passwords.hidden_in(str(getattr(told, "orig", None) or told).splitlines()[0])
         hint = "" if password or parsed.password else f"; a password may be in {PASSWORD_VARIABLE}"
         rule = f"an Optuna storage that can be opened ({cause}{hint})"
         raise StorageError(f"storage.url is {shown!r}, but must be {rule}") from None

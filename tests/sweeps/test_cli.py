@@ -87,6 +87,10 @@ def test_json_is_one_object_a_line(sweep_file, tmp_path):
 
 def test_status_and_report_of_a_finished_sweep(finished):
     status = towersweep("status", finished, "--json")
+    size = json.loads(status.stdout)["folder_bytes"]
+    assert size["curves"] == (finished / "curves" / "curves.jsonl").stat().st_size
+    assert size["total"] == sum(path.stat().st_size for path in finished.rglob("*") if path.is_file())
+    assert "\nrun folder: " in towersweep("status", finished).stdout
     facts = json.loads(status.stdout)
     assert facts["state"] == "finished"
     assert facts["counts"]["trajectories"] == 6
