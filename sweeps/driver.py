@@ -107,6 +107,7 @@ class Driver:
         self._stop_by: float | None = None
         self._losses: dict[int, dict[int, float]] = {number: dict(found) for number, found in (past or {}).items()}
         self._verdicts: dict[int, Verdict] = {}
+        self._waits_for_nodes = False
         self.given_up: str | None = None
         """Why the sweep gave up, if it did."""
 
@@ -170,8 +171,11 @@ class Driver:
         while arrived is not None:
             found.append(self._translate(arrived))
             arrived = self._backend.next_event(0) if len(found) < MAX_EVENTS else None
-        if not found and not state.running:
-            self._stop.wait(FLUSH_SECONDS)  # No slot is left: a node may join.
+        if not found and not state.running:  # No slot is left: a node may join.
+            if not self._waits_for_nodes:
+                logger.warning("no slot is left; waiting for a node to join")
+            self._stop.wait(FLUSH_SECONDS)
+        self._waits_for_nodes = not found and not state.running
         if self._clock() - self._ticked >= TICK_SECONDS:
             self._ticked = self._clock()
             found.append(moves.Tick(self._now()))

@@ -169,6 +169,7 @@ class LiveProgress:
             console=console,
         )
         self._slots: dict[int, TaskID] = {}
+        self._total_steps = 0
         self._tasks: dict[int, TaskID] = {}
         self._sweep = self._bars.add_task("starting workers", total=None, note="")
 
@@ -183,12 +184,19 @@ class LiveProgress:
         """Draw the sweep's bar and one bar a slot."""
         self._tally = Tally(began=now, total=plan.max_trajectories, time_budget=plan.time_budget_seconds)
         self._bars.update(self._sweep, description=f"[bold]sweep {name}", total=plan.max_trajectories)
+        self._total_steps = plan.rungs[-1]
         for slot in range(num_slots):
-            self._slots[slot] = self._bars.add_task(f"slot {slot}", total=plan.rungs[-1], note="warming up")
+            self._bar(slot)
+
+    def _bar(self, slot: int) -> TaskID:
+        """A slot's bar; slots may come while the sweep runs."""
+        if slot not in self._slots:
+            self._slots[slot] = self._bars.add_task(f"slot {slot}", total=self._total_steps, note="warming up")
+        return self._slots[slot]
 
     def trajectory_began(self, slot: int, trajectory: Trajectory, attempt: int, now: float) -> None:
         """Show what the slot is doing."""
-        task = self._tasks[trajectory.number] = self._slots[slot]
+        task = self._tasks[trajectory.number] = self._bar(slot)
         again = f" (attempt {attempt})" if attempt > 1 else ""
         self._bars.update(
             task,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,21 +55,28 @@ class RunFolder:
                 f"--out is {str(path)!r}, but must be a new folder (to go on with it: towersweep resume {path})"
             )
         missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+        temporary: Path | None = None
         try:
-            path.mkdir(parents=True)
+            if missing[1:]:
+                path.parent.mkdir(parents=True)
+            # Made beside its place and moved there whole: a death on the way leaves nothing under its name.
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            made = cls(temporary)
             for name in ("curves", "checkpoints", "artifacts"):
-                (path / name).mkdir()
-            folder = cls(path, missing[-1])
-            folder.write_settings(sweep_toml)
-            for made in missing:
-                sync_folder(made.parent)
+                (made.path / name).mkdir()
+            made.write_settings(sweep_toml)
+            made.path.chmod(0o755)
+            made.path.rename(path)
+            for each in missing:
+                sync_folder(each.parent)
         except (OSError, StorageFullError) as error:
-            shutil.rmtree(missing[-1], ignore_errors=True)
+            for each in filter(None, (temporary, missing[-1])):
+                shutil.rmtree(each, ignore_errors=True)
             cause = error.strerror if isinstance(error, OSError) else "there is no room on its disk"
             raise RunFolderError(
                 f"--out is {str(path)!r}, but must be a folder that can be written ({cause})"
             ) from error
-        return folder
+        return cls(path, missing[-1])
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

@@ -47,9 +47,13 @@ class StopAfter(Together):
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory):
-    out = tmp_path_factory.mktemp("damage") / "run"
-    assert launch(SWEEP, out=out, backend="inline", listener=StopAfter(13)).interrupted
-    return out
+    """One that was told to stop between two rungs of a trajectory, some others having ended."""
+    for measurements in range(8, 20):
+        out = tmp_path_factory.mktemp("damage") / "run"
+        assert launch(SWEEP, out=out, backend="inline", listener=StopAfter(measurements)).interrupted
+        if {trial.state.name for trial in trials(out)} == {"RUNNING", "COMPLETE", "PRUNED"}:
+            return out
+    raise AssertionError("it never stood between two rungs")
 
 
 @pytest.fixture(scope="module")

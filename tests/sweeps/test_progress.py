@@ -92,6 +92,16 @@ def test_the_live_view_shows_slots_bests_rate_and_time_left():
     assert "best 0.4  2 trials, 40/min  27 s left" in stream.getvalue()
 
 
+def test_the_live_view_shows_a_slot_that_joined_later():
+    stream = io.StringIO()
+    with LiveProgress(Console(file=stream, force_terminal=True, width=140, height=20)) as live:
+        live.sweep_began("demo", 1, PLAN, 0.0)
+        live.trajectory_began(7, trajectory(0), 2, 1.0)
+        live._bars.refresh()
+        live.sweep_ended(interrupted=False, now=3.0)
+    assert "slot 7: trajectory 0 (attempt 2)" in stream.getvalue()
+
+
 def test_together_tells_everyone():
     streams = [io.StringIO(), io.StringIO()]
     play(Together([PlainProgress(stream) for stream in streams]))
