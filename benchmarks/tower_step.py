@@ -34,9 +34,9 @@ EVAL_EVERY, EVAL_IMAGES = 100, 359  # The default, and digits' eval part.
 # Kinds of operation in a profile: words, and what their names contain; the first that fits.
 KINDS = {
     "convolutions": ("Conv2D",),
-    "matrix products": ("MatMul",),
+    "matrix products, small images' convolutions among them": ("MatMul",),
     "batch normalization (images)": ("FusedBatchNorm",),
-    "pooling": ("MaxPool",),
+    "pooling": ("MaxPool", "Maximum", "Unpack", "GreaterEqual", "Select", "Pack"),
     "ReLU, backward": ("ReluGrad",),
     "Adam": ("ResourceApplyAdam",),
     "all else: EMA, BN of features, loss, joins, gathers": ("",),
@@ -330,7 +330,7 @@ def profile(network: Network) -> None:
     total = sum(spent.values())
     print(f"\n{network.name}: a step of {BATCH} images, one tower, BN on conv+fc: {total:.2f} ms in operations")
     for kind, milliseconds in spent.items():
-        print(f"  {kind:54} {milliseconds:8.2f} ms  {milliseconds / total:4.0%}")
+        print(f"  {kind:58} {milliseconds:8.2f} ms  {milliseconds / total:4.0%}")
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ FLUSH_SECONDS = 0.1
 # How often the step is told that time went by: time limits and checkpoints are no finer than this.
 TICK_SECONDS = 0.2
 # A driver that was told to stop leaves after so long, with whatever states have arrived by then.
-STOP_SECONDS = 8.0
+STOP_SECONDS = 6.0
 
 
 class Listener(Protocol):

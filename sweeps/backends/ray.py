@@ -27,7 +27,7 @@ import sweeps.backends.quiet  # noqa: F401  Before Ray.
 # isort: split
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeps.backends import (
@@ -431,8 +431,10 @@ def _answer(reference: Any) -> Any:
         return Failure(FailureKind.HOST_OUT_OF_MEMORY, _first_line(error), str(error))
     except RayActorError as error:
         return Failure(FailureKind.WORKER_LOST, lost_message(str(error)), str(error))
-    except RayError as error:
+    except RayTaskError as error:
         return Failure(FailureKind.TRIAL_ERROR, _first_line(error), str(error))
+    except RayError as error:  # An actor that no node has room for any more, an object that went with its node.
+        return Failure(FailureKind.WORKER_LOST, _first_line(error), str(error))
 
 
 def _first_line(error: BaseException) -> str:

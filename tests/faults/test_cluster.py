@@ -202,3 +202,11 @@ def test_a_node_that_lacks_what_workers_import_gives_no_slot_and_the_log_says_wh
         (told,) = (record.getMessage() for record in caplog.records if "gives no slot" in record.message)
         assert told.startswith(f"node {lacking.node_id} gives no slot: the worker")
         assert told.endswith("ImportError: there is no such module here")
+
+
+def test_an_actor_that_no_node_takes_any_more_is_a_lost_worker(cluster):
+    """As when an idle worker is replaced on a node that Ray has not missed yet: no fault of the trial."""
+    with RayBackend(spec(), address=cluster.address):
+        gone = NodeAffinitySchedulingStrategy("e" * 56, soft=False)
+        actor = ray.remote(Settings).options(scheduling_strategy=gone).remote()
+        assert ray_backend._answer(actor.__ray_ready__.remote()).kind is FailureKind.WORKER_LOST
