@@ -52,4 +52,5 @@ class Shadows:
     def _with_block(self, rows: tf.Tensor, decays: tf.Tensor, filled: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
         steps = done - tf.cast(tf.range(filled)[::-1], done.dtype)
         by_step = effective_decays(decays, steps, warmup=self._warmup)
-        return blend_shadows(rows, by_step, self._block.read_value()[:filled])
+        # Rows alone: a variable that rows are scattered into is copied whole whenever it is read whole.
+        return blend_shadows(rows, by_step, self._block.sparse_read(tf.range(filled)))
