@@ -13,8 +13,8 @@ from model.network import make_layout, unflatten
 from tests.model.conftest import ONE, make_trainable
 
 BATCH = 16
-# Sums of up to 800 float32 terms differ by so much of the largest value, depending on the order of their terms: three
-# times sqrt(800) * 2**-24. Nearer than that to a kink two right programs may fall on either side.
+# Sums of up to 800 float32 terms differ by so much of the largest value, depending on the order of their terms:
+# three times sqrt(800) * 2**-24. Nearer than that to a kink two right programs may fall on either side.
 SUMS_ROUNDING = 5e-6
 
 
