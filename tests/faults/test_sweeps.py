@@ -3,6 +3,8 @@
 import json
 import random
 import threading
+from collections import Counter
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -10,6 +12,7 @@ from ray.cluster_utils import Cluster
 
 from sweeps import launch, load_report
 from sweeps.progress import Together
+from sweeps.run_folder import read_entries
 from tests.faults.test_cluster import QUICK
 from tests.support.sweeping import command, count_lines, essence, trials_of, until, without_times
 
@@ -31,6 +34,14 @@ SWEEP = {
 }
 
 
+def is_worker(process):
+    try:
+        named = " ".join(process.cmdline())
+    except psutil.Error:  # It has just ended.
+        return False
+    return "ray::" in named and "Worker" in named
+
+
 class Killer(Together):
     """kill -9 of a worker at random measurements."""
 
@@ -40,14 +51,11 @@ class Killer(Together):
 
     def measured(self, *args, **kwargs):
         if self.rng.random() < self.chance:
-            workers = [
-                process
-                for process in psutil.Process().children(recursive=True)
-                if "ray::" in " ".join(process.cmdline()) and "Worker" in " ".join(process.cmdline())
-            ]
+            workers = [process for process in psutil.Process().children(recursive=True) if is_worker(process)]
             if workers:
-                self.rng.choice(workers).kill()
                 self.kills += 1
+                with suppress(psutil.NoSuchProcess):  # Replaced meanwhile.
+                    self.rng.choice(workers).kill()
 
 
 @pytest.mark.parametrize("chance", [0.08, pytest.param(0.4, marks=pytest.mark.soak)])
@@ -64,7 +72,12 @@ def test_workers_that_are_killed_change_nothing_but_the_count_of_attempts(tmp_pa
         report.pop("config_digest")
     assert without_times(reports[1]) == without_times(reports[0])
     attempts = {trial["trajectory"]: trial["attempts"] for trial in reports[1]["trials"]}
-    assert (max(attempts.values()) > 1) == (killer.kills > 0)
+    entries = list(read_entries(tmp_path / "killed" / "curves" / "curves.jsonl"))
+    assert attempts == Counter(entry["trajectory"] for entry in entries if entry["kind"] == "start")
+    lost = [entry["failure"]["kind"] for entry in entries if entry["kind"] == "lost"]
+    assert sum(attempts.values()) == len(attempts) + len(lost)
+    assert set(lost) <= {"worker lost"}
+    assert len(lost) <= killer.kills  # One that was idle when it was killed costs no attempt.
 
 
 MISBEHAVING = {
@@ -102,7 +115,7 @@ def test_each_kind_of_misbehaviour_is_told_by_its_kind_and_the_sweep_goes_on(tmp
             "cpus_per_tower": 0.5,
             "workers": 2,
             "retries": 0,
-            "rung_timeout": "15s",
+            "rung_timeout": "30s",
             "worker_memory": "700MB",
         },
     }
