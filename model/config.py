@@ -58,7 +58,7 @@ class DataSettings:
     noise: float = 0.5
     """Synthetic: standard deviation of the pixel noise, against prototypes of unit variance."""
     seed: int = 0
-    """What synthetic images are drawn from, and how files are split; apart from every trial's own seed."""
+    """What synthetic images are drawn from, and how all others are split; apart from every trial's own seed."""
 
     def __post_init__(self) -> None:
         check_types("data", self)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from model.checks import SettingError
 from model.config import ModelSettings, TrainSettings, TrialSettings, check_images
 from model.consistency import check_consistent
+from model.lean import import_tensorflow
 from model.presets import PRESETS, expand
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class ToweredCNN:
 
     def prepare(self, devices: Devices) -> None:
         """Do once, ahead of the first trajectory, what every trajectory needs: devices and data."""
+        import_tensorflow()
         from model.data import load
         from model.devices import place
 
@@ -124,6 +126,7 @@ class ToweredCNN:
         state: bytes | None = None,
     ) -> TrainingRun:
         """Begin a run, or go on from ``state``. Raises SettingError, or CheckpointError for a foreign state."""
+        import_tensorflow()
         from model.run import TrainingRun
 
         settings = self.with_params(params)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,8 @@ def _drive(
     with ExitStack() as stack:
         stack.enter_context(_log_to(folder.log, settings.storage.url))
         clock_began = time.monotonic()
+        # The first proposals need it, and it takes a second to import: beside Ray's start, which takes longer.
+        threading.Thread(target=import_module, args=("scipy.stats.qmc",), daemon=True).start()
         backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
         # What runs in this process can be told to halt while it runs; Ray's actors are told by the driver.
         halt = partial(backend.pause, 0) if backend_name == "inline" else None
@@ -279,7 +282,7 @@ def _plan(settings: config.Sweep) -> moves.Plan:
         trials_per_trajectory=search.readouts_per_trajectory,
         device_budget_seconds=search.device_budget,
         devices_per_trajectory=settings.num_towers,
-        rule=Rule(search.pruner, search.reduction_factor),
+        rule=Rule(search.pruner, search.reduction_factor, search.rung_window),
         retries=settings.resources.retries,
         keep_checkpoints=settings.resources.keep_checkpoints,
         generation=search.generation if search.deterministic else None,

@@ -112,6 +112,8 @@ class SearchSettings(Section):
     pruner: Literal["asha", "hyperband", "none"] = "asha"
     reduction_factor: int = Field(3, ge=2)
     """About one in so many trajectories passes a rung."""
+    rung_window: int = Field(15, ge=2)
+    """At a rung a trajectory is compared with the latest so many; a large number: with all that ever came."""
     num_rungs: int = Field(3, ge=1, le=20)
     """How many steps trajectories are measured at, geometrically spaced; the last one is train.steps."""
     trajectories: int = Field(48, ge=1)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import MappingProxyType
 
-from sweeps.pruning import Rule, Rungs
+from sweeps.pruning import Arrival, Rule, Rungs
 from sweeps.records import Failure, FailureKind, Measurement, Outcome, Trajectory
 
 # An attempt that is lost in these ways is followed by another, up to a limit.
@@ -111,7 +111,7 @@ class State:
     was asked for and has not given yet. ``kept`` holds the best completed (loss, trajectory) pairs, whose
     checkpoints are kept; ``device_seconds`` is what past attempts had.
 
-    ``rungs`` decide. In a deterministic sweep ``arrivals`` (bracket, step, value) will, once their generation has
+    ``rungs`` decide. In a deterministic sweep ``arrivals`` will, once their generation has
     ended; it began with trajectory ``generation_first``. ``untold`` are ends that the study hears of after those
     of lower numbers, ``told`` counts those that it has heard of.
     """
@@ -123,7 +123,7 @@ class State:
     running: Mapping[int, Running] = field(default_factory=lambda: MappingProxyType({}))
     waiting: tuple[Waiting, ...] = ()
     rungs: Rungs = field(default_factory=Rungs)
-    arrivals: tuple[tuple[int, int, float], ...] = ()
+    arrivals: tuple[Arrival, ...] = ()
     untold: Mapping[int, Tell] = field(default_factory=lambda: MappingProxyType({}))
     told: int = 0
     generation_first: int = 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sweeps.history import History, TrajectoryHistory
 from sweeps.moves import OUT_OF_MEMORY, RETRIED, Past, Plan, State, Tell, Waiting
-from sweeps.pruning import Rungs, bracket_of
+from sweeps.pruning import Arrival, Rungs, arrival
 from sweeps.records import Outcome, StoredTrial, Trajectory, TrialState
 from sweeps.run_folder import RunFolder
 
@@ -85,14 +85,15 @@ def _kept(stored: Sequence[StoredTrial], folder: RunFolder) -> tuple[tuple[float
     return tuple(sorted((value, number) for number, value in best.items()))
 
 
-def _rungs(plan: Plan, history: History) -> tuple[Rungs, tuple[tuple[int, int, float], ...]]:
+def _rungs(plan: Plan, history: History) -> tuple[Rungs, tuple[Arrival, ...]]:
     """The values that decide, and those of the generation under way, which do not yet."""
     rungs, arrivals = Rungs(), []
     for number, past in sorted(history.trajectories.items()):
         for reached in sorted(past.scores):
-            value = (bracket_of(plan.rule, number, len(plan.rungs)), reached, past.best_at(reached))
+            rung = plan.rungs.index(reached)
+            arrived = arrival(plan.rule, number, rung, plan.rungs, past.best_at(reached))
             if plan.generation is not None and number >= history.generation_first:
-                arrivals.append(value)
+                arrivals.append(arrived)
             else:
-                rungs = rungs.with_value(*value)
+                rungs = rungs.with_value(plan.rule, arrived)
     return rungs, tuple(arrivals)

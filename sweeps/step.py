@@ -51,7 +51,7 @@ from sweeps.moves import (
     Tick,
     Waiting,
 )
-from sweeps.pruning import bracket_of, reason_to_prune
+from sweeps.pruning import arrival, reason_to_prune
 from sweeps.records import Failure, FailureKind, Measurement, Outcome, Trajectory, TrialState
 
 Value = TypeVar("Value")
@@ -337,8 +337,8 @@ def _generation_opened(plan: Plan, state: State) -> Step:
     if not settled or state.generation_first == state.num_asked > 0 or budget_spent(plan, state):
         return state, ()
     rungs = state.rungs
-    for arrival in state.arrivals:
-        rungs = rungs.with_value(*arrival)
+    for each in state.arrivals:
+        rungs = rungs.with_value(plan.rule, each)
     state = replace(state, rungs=rungs, arrivals=(), generation_first=state.num_asked)
     return state, (OpenGeneration(state.num_asked),)
 
@@ -356,11 +356,11 @@ def _compete(plan: Plan, state: State, number: int, past: Past, step: int) -> tu
     """Put a value among its rung's; a second attempt passes the same rungs again, and must not compete twice."""
     if step <= past.competed:
         return state, past
-    arrival = (bracket_of(plan.rule, number, len(plan.rungs)), step, past.best)
+    arrived = arrival(plan.rule, number, plan.rungs.index(step), plan.rungs, past.best)
     if plan.generation is None:
-        state = replace(state, rungs=state.rungs.with_value(*arrival))
-    else:
-        state = replace(state, arrivals=(*state.arrivals, arrival))
+        state = replace(state, rungs=state.rungs.with_value(plan.rule, arrived))
+    else:  # It is judged by earlier generations and itself: who came first is no matter.
+        state = replace(state, arrivals=(*state.arrivals, arrived))
     return state, replace(past, competed=step)
 
 
@@ -380,11 +380,8 @@ def _reason_to_stop(plan: Plan, state: State, run: Running, measurement: Measure
         return None
     if reason := _time_spent(plan, state):
         return f"step {step}: {reason}"
-    bracket = bracket_of(plan.rule, run.trajectory.number, len(plan.rungs))
-    rungs = state.rungs
-    if plan.generation is not None:  # It is judged by earlier generations and itself: who came first is no matter.
-        rungs = rungs.with_value(bracket, step, run.past.best)
-    return reason_to_prune(plan.rule, rungs, bracket, plan.rungs.index(step), step, run.past.best)
+    arrived = arrival(plan.rule, run.trajectory.number, plan.rungs.index(step), plan.rungs, run.past.best)
+    return reason_to_prune(plan.rule, state.rungs, arrived)
 
 
 def _finish(plan: Plan, state: State, slot: int, outcome: Outcome) -> Step:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RUNGS = (33, 100, 300)
+RUNGS = (11, 33, 100, 300)
 REDUCTION_FACTOR = 3
 BATCH_SIZE = 128
 CONV_WIDTHS, FC_WIDTHS = (32, 32), (128, 64)
@@ -33,12 +33,12 @@ class Images:
     eval_labels: NDArray[np.int32]
 
 
-def load_images() -> Images:
+def load_images(split_seed: int) -> Images:
     """The parts that a search sees."""
     from model.config import DataSettings
     from model.data import load
 
-    data = load(DataSettings(dataset="digits"))
+    data = load(DataSettings(dataset="digits", seed=split_seed))
     train, held_out = ((part.images - data.mean) / data.deviation for part in (data.train, data.eval))
     return Images(train.astype(np.float32), data.train.labels, held_out.astype(np.float32), data.eval.labels)
 

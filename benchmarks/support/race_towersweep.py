@@ -1,6 +1,6 @@
 """towersweep on Ray, two workers of one core each, with its own defaults: 8 readouts, TPE, ASHA.
 
-The EMA has no warm-up, as Keras' has none.
+Four rungs, as all contestants have. The EMA has no warm-up, as Keras' has none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ SWEEP = {
     "model": {"network": "small", "ema_warmup": False},
     "train": {"steps": 300, "batch_size": 128},
     "space": {"preset": "batch_norm"},
+    "search": {"num_rungs": 4},
 }
 NEVER_REACHED = 10**6
 
@@ -60,7 +61,7 @@ def main() -> None:
     race = Race.from_command_line()
     launch(
         SWEEP,
-        overrides=[f"model.kernel_size={race.kernel_size}"],
+        overrides=[f"model.kernel_size={race.kernel_size}", f"data.seed={race.seed}"],
         out=race.events.parent / "run",
         trajectories=NEVER_REACHED,
         time_budget=race.left,

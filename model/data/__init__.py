@@ -15,7 +15,7 @@ def load(settings: DataSettings) -> Dataset:
     if settings.dataset == "digits":
         from model.data.digits import load_digits
 
-        return load_digits()
+        return load_digits(settings.seed)
     if settings.dataset == "synthetic":
         from model.data.synthetic import make_synthetic
 

@@ -155,15 +155,16 @@ class StepMachine(RuleBasedStateMachine):
         total=st.integers(1, 9),
         generation=st.none() | st.integers(1, 4),
         pruner=st.sampled_from(["asha", "hyperband", "none"]),
+        window=st.sampled_from([2, 15]),
         retries=st.integers(0, 2),
         checkpoint=st.sampled_from([0.0, 5.0, 1e9]),
         timeout=st.none() | st.just(20.0),
     )
-    def begin(self, slots, total, generation, pruner, retries, checkpoint, timeout):
+    def begin(self, slots, total, generation, pruner, window, retries, checkpoint, timeout):
         plan = moves.Plan(
             rungs=RUNGS,
             max_trajectories=total,
-            rule=Rule(pruner, 3),
+            rule=Rule(pruner, 3, window),
             retries=retries,
             keep_checkpoints=2,
             generation=generation,
@@ -301,14 +302,17 @@ def outcomes(rng, plan, slots):
 @given(
     seed=st.integers(0, 1 << 30),
     pruner=st.sampled_from(["asha", "hyperband"]),
+    window=st.sampled_from([2, 15]),
     generation=st.integers(1, 5),
     checkpoint=st.sampled_from([0.0, 3.0, 1e9]),
 )
-def test_a_deterministic_sweep_does_not_depend_on_workers_or_their_timing(seed, pruner, generation, checkpoint):
+def test_a_deterministic_sweep_does_not_depend_on_workers_or_their_timing(
+    seed, pruner, window, generation, checkpoint
+):
     plan = moves.Plan(
         rungs=RUNGS,
         max_trajectories=12,
-        rule=Rule(pruner, 3),
+        rule=Rule(pruner, 3, window),
         retries=10**6,
         keep_checkpoints=2,
         generation=generation,

@@ -10,6 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 from search_spaces import Categorical, Float, Space
 from sweeps import moves, step
 from sweeps.history import end_entry, generation_entry, lost_entry, measurement_entry, read_history, start_entry
+from sweeps.pruning import Arrival
 from sweeps.records import CurvePoint, Failure, FailureKind, Measurement, Outcome, Score, TrialState
 from sweeps.recovery import recover
 from sweeps.run_folder import RunFolder
@@ -65,7 +66,7 @@ def test_measurements_that_never_reached_the_study_are_reported_again(folder, st
     past = moves.Past(competed=10, best=0.5, final=state.waiting[0].past.final)
     assert state.waiting == (moves.Waiting(trajectory, 2, past),)
     assert past.final.scores == first.scores
-    assert state.rungs.values == {(0, 10): (0.5,)}
+    assert state.rungs.values == {(0, 10): ((0, 0.5),)}
     assert (state.num_asked, state.num_trials, state.device_seconds) == (1, 2, 8.0)
 
 
@@ -167,6 +168,6 @@ def test_in_a_deterministic_sweep_the_values_of_a_generation_wait_for_its_end(fo
     entries.append(measurement_entry(study.trajectory(2), 1, measured(10, 0.2), 1.0))
     loaded = Study.load(open_storage("", folder.journal), "s", SPACE, SETTINGS)
     state = recover(plan, loaded, read_history(entries), folder)
-    assert state.rungs.values == {(0, 10): (0.5, 1.5)}
-    assert state.arrivals == ((0, 10, 0.2),)
+    assert state.rungs.values == {(0, 10): ((0, 0.5), (1, 1.5))}
+    assert state.arrivals == (Arrival(2, 0, 0, 10, 0.2),)
     assert state.generation_first == 2

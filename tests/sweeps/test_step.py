@@ -100,7 +100,7 @@ def test_a_bad_trajectory_is_pruned_with_a_reason_and_its_slot_refilled():
     state, actions = reach(PLAN, state, 1, measurement(10, 0.9), 1.0)
     assert kinds(actions) == [Record, Report, Release, Finish, Tell, Ask]
     assert actions[3].outcome.state is TrialState.PRUNED
-    assert "rank 2 of 2" in actions[3].outcome.reason
+    assert "rank 2 of the latest 2" in actions[3].outcome.reason
 
 
 def test_pruning_goes_by_the_best_readout_so_far():
@@ -193,7 +193,7 @@ def test_a_second_attempt_does_not_compete_with_itself():
     state, _ = reach(PLAN, state, 0, measurement(10, 0.2), 1.0)
     state, _ = break_down(PLAN, state, 0, Failure(FailureKind.WORKER_LOST, "gone"), 1.5)
     state, _ = reach(PLAN, state, 0, measurement(10, 0.2), 2.0)
-    assert state.rungs.values[0, 10] == (0.2,)
+    assert state.rungs.values[0, 10] == ((0, 0.2),)
 
 
 def test_when_time_is_up_nothing_is_asked_and_what_runs_ends_at_its_rung():
@@ -433,6 +433,6 @@ def test_a_deterministic_sweep_judges_by_earlier_generations():
         # 0.9 is judged by itself alone, whatever its sibling in the generation reached; 0.5 by 0.1 and 0.9.
         assert bool(stopped) == (number == 2)
         if number == 2:
-            assert "rank 2 of 3" in stopped[0]
+            assert "rank 2 of the latest 3" in stopped[0]
         else:
             state, _ = reach(plan, state, 0, measurement(30, loss, train_loss=float("nan")), 2.0)
