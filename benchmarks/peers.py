@@ -3,14 +3,14 @@
 The ``batch_norm`` space on digits: same network, data, batch (128), steps (300), rungs (11, 33, 100, 300),
 reduction factor (3) and TPE; two trainings at a time with a core each. Every system has the same wall time, which
 starts before its first process does, so that imports and start-up count; they take their turns in one run, once a
-seed. A seed is also another split of the images, the same for all: how low a loss can get depends on which 359 are
-held out. Any eval loss measured at any rung counts, for all alike, if its driver had it in time.
+seed. Any eval loss measured at any rung counts, for all alike, if its driver had it in time. How low a loss can get
+depends on which 359 images are held out: ``--splits`` takes another split for each seed, the same for all.
 
 The tables: the best eval loss so far at several moments, the time until it was low enough (a miss counts as the
 whole time), what was ended; medians over the seeds. Below them the bars.
 
     .venv/bin/python benchmarks/peers.py [--seconds 120] [--seeds 3] [--tune-reuse] [--kernel-size 5]
-        [--plot FILE.html]
+        [--splits] [--plot FILE.html]
 
 The peers' trial is ``support/keras_trial.py``. Ray Tune starts a process a trial, its default; ``--tune-reuse``
 adds a fourth contestant, Ray Tune with ``reuse_actors``, which is shown and judged like the others.
@@ -88,13 +88,15 @@ class Result:
 Results = dict[str, list[Result]]
 
 
-def run(name: str, seconds: float, seed: int, kernel_size: int) -> Result:
+def run(name: str, seconds: float, seed: int, kernel_size: int, split_seed: int = 0) -> Result:
     """One contestant in processes of its own. Raises RuntimeError with its last words if it fails."""
     module, variant = CONTESTANTS[name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory(prefix="ts-peers-") as folder:
         output = Path(folder) / "output"
-        race = Race(Path(folder) / "events.jsonl", time.monotonic(), seconds, seed, kernel_size, variant)
+        race = Race(
+            Path(folder) / "events.jsonl", time.monotonic(), seconds, seed, kernel_size, split_seed, variant
+        )
         race.events.touch()
         command = [sys.executable, "-m", f"benchmarks.support.{module}", *race.arguments]
         with output.open("w") as file:
@@ -216,6 +218,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tune-reuse", action="store_true", help="race Ray Tune with reuse_actors as well")
     parser.add_argument("--kernel-size", type=int, default=5, help="of the convolutions of all contestants")
+    parser.add_argument("--splits", action="store_true", help="each seed has another split of the images")
     parser.add_argument("--plot", type=Path, help="draw the best over time into this HTML file")
     parser.add_argument("--json", type=Path, help="write what was found into this file")
     options = parser.parse_args()
@@ -223,7 +226,7 @@ def main() -> None:
     results: Results = {name: [] for name in names}
     for seed in range(options.seeds):
         for name in names:
-            result = run(name, options.seconds, seed, options.kernel_size)
+            result = run(name, options.seconds, seed, options.kernel_size, seed + 1 if options.splits else 0)
             results[name].append(result)
             best = result.best_at(options.seconds)
             words = f"{result.trainings} trainings, {result.trials} trials, best {best:.4f}"

@@ -94,7 +94,7 @@ class Evaluator:
             normalized = normalize_with(rows, gamma, beta, self._model.bn_epsilon, mean, variance)
             return tf.reshape(normalized, [-1, *own])
 
-        logits = self._logits(flat, images, normalize)
+        logits = self._logits(flat, images, normalize, pool_first=True)
         rows = tf.reshape(logits, [-1, num_images, logits.shape[-1]])
         return _sums(rows, tf.broadcast_to(labels, tf.shape(rows)[:2]))
 
@@ -112,9 +112,11 @@ class Evaluator:
         statistics = tf.concat([*means, *variances], axis=0) if means else tf.zeros([0])
         return _sums(logits, labels), statistics
 
-    def _logits(self, flat: tf.Tensor, images: tf.Tensor, normalize: Normalize) -> tf.Tensor:
-        seen = self._preprocessing.evaluate(images)
-        return forward(self._layout, self._model, unflatten(self._layout, flat), seen, normalize)
+    def _logits(
+        self, flat: tf.Tensor, images: tf.Tensor, normalize: Normalize, *, pool_first: bool = False
+    ) -> tf.Tensor:
+        seen, weights = self._preprocessing.evaluate(images), unflatten(self._layout, flat)
+        return forward(self._layout, self._model, weights, seen, normalize, pool_first=pool_first)
 
 
 def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

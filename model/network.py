@@ -130,10 +130,21 @@ def unflatten(layout: Layout, flat: tf.Tensor) -> list[tf.Tensor]:
 
 
 def forward(
-    layout: Layout, model: ModelSettings, weights: Sequence[tf.Tensor], images: tf.Tensor, normalize: Normalize
+    layout: Layout,
+    model: ModelSettings,
+    weights: Sequence[tf.Tensor],
+    images: tf.Tensor,
+    normalize: Normalize,
+    *,
+    pool_first: bool = False,
 ) -> tf.Tensor:
-    """Logits [N, classes] of images [N, H, W, C]; ``normalize`` is batch or moving normalization."""
-    steps = forward_steps(layout, model, weights, images)
+    """Logits [N, classes] of images [N, H, W, C]; ``normalize`` is batch or moving normalization.
+
+    ``pool_first`` may be asked for where ``normalize`` treats each value for itself, as with given statistics: it
+    and ReLU then never change which of a channel's values is the largest (or, with a negative gamma, the
+    smallest), so pooling gives the same numbers before them, and leaves them fewer values.
+    """
+    steps = forward_steps(layout, model, weights, images, pool_first=pool_first)
     features = None
     while True:
         try:
@@ -144,7 +155,12 @@ def forward(
 
 
 def forward_steps(
-    layout: Layout, model: ModelSettings, weights: Sequence[tf.Tensor], images: tf.Tensor
+    layout: Layout,
+    model: ModelSettings,
+    weights: Sequence[tf.Tensor],
+    images: tf.Tensor,
+    *,
+    pool_first: bool = False,
 ) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
     """The same pass, halting at every site of batch normalization, where towers can wait for each other."""
     by_name = {variable.name: weight for variable, weight in zip(layout.variables, weights, strict=True)}
@@ -161,10 +177,17 @@ def forward_steps(
 
     x = yield from bn("input", "input", images)
     for index in range(1, len(model.convolutions) + 1):
-        name = f"conv{index}"
-        x = convolve(x, by_name[f"{name}/kernel"])
-        x = yield from activate("conv", name, tf.nn.bias_add(x, by_name[f"{name}/bias"]))
-        x = _pool(model, x, first=index == 1)
+        name, first = f"conv{index}", index == 1
+        kernel, bias = by_name[f"{name}/kernel"], by_name[f"{name}/bias"]
+        if pool_first and (first or not model.lrn):
+            gamma = by_name.get(f"{name}/gamma", tf.ones_like(bias))
+            sign = tf.where(gamma < 0, -tf.ones_like(bias), tf.ones_like(bias))
+            x = sign * _max_pool(model, tf.nn.bias_add(convolve(x, sign * kernel), sign * bias))
+            x = yield from activate("conv", name, x)
+            x = _local_response_normalization(x) if model.lrn else x
+            continue
+        x = yield from activate("conv", name, tf.nn.bias_add(convolve(x, kernel), bias))
+        x = _pool(model, x, first=first)
     x = tf.reshape(x, [-1, prod(x.shape[1:])])
     for index in range(1, len(model.fully_connected) + 1):
         name = f"fc{index}"
@@ -174,12 +197,15 @@ def forward_steps(
 
 
 def _pool(model: ModelSettings, x: tf.Tensor, *, first: bool) -> tf.Tensor:
-    if model.network == "small":
-        return halve(x)
+    """The tutorial's layers: its first normalization of local responses comes after pooling, its second before."""
     if model.lrn and not first:
         x = _local_response_normalization(x)
-    x = tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")
+    x = _max_pool(model, x)
     return _local_response_normalization(x) if model.lrn and first else x
+
+
+def _max_pool(model: ModelSettings, x: tf.Tensor) -> tf.Tensor:
+    return halve(x) if model.network == "small" else tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")
 
 
 def _local_response_normalization(x: tf.Tensor) -> tf.Tensor:

@@ -184,8 +184,13 @@ def _state_arrived(plan: Plan, state: State, event: StateArrived, run: Running) 
 
 
 def _saved(plan: Plan, state: State, slot: int, run: Running, content: bytes) -> Step:
-    """A state to go on from has arrived: it is made durable, and the run goes on, or leaves with the driver."""
+    """A state to go on from has arrived: it is made durable, and the run goes on, or leaves with the driver.
+
+    Where there is no time left, the run ends as it was last measured.
+    """
     at = run.past.final.step if run.past.final else 0
+    if at and not state.stopping and (reason := _time_spent(plan, state)):
+        return _finish(plan, state, slot, Outcome(TrialState.PRUNED, f"step {at}: {reason}"))
     save = Save(run.trajectory.number, at, content)
     run = replace(run, past=replace(run.past, saved=at), saved_at=state.elapsed_seconds)
     if not state.stopping:
@@ -221,7 +226,10 @@ def _slot_lost(plan: Plan, state: State, event: SlotLost) -> Step:
 
 
 def _ticked(plan: Plan, state: State) -> Step:
-    """End what does not answer in time, and have saved what was not for long."""
+    """End what does not answer in time; have saved what was not for long, or has no time left to go on.
+
+    What was never measured goes on to its first rung even so, or nothing would be known of it.
+    """
     actions: tuple[Action, ...] = ()
     for slot, run in sorted(state.running.items()):
         if late := _overdue(plan, state, run):
@@ -230,7 +238,8 @@ def _ticked(plan: Plan, state: State) -> Step:
     due = [
         slot
         for slot, run in sorted(state.running.items())
-        if run.phase is Phase.TRAINING and _due(plan, state, run)
+        if run.phase is Phase.TRAINING
+        and (_due(plan, state, run) or (run.past.final and _time_spent(plan, state)))
     ]
     state, pauses = _pausing(state, due)
     return state, actions + pauses

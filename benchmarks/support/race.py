@@ -23,6 +23,7 @@ class Race:
     seconds: float
     seed: int
     kernel_size: int
+    split_seed: int
     variant: str = ""
 
     @classmethod
@@ -34,13 +35,14 @@ class Race:
         parser.add_argument("seconds", type=float)
         parser.add_argument("seed", type=int)
         parser.add_argument("kernel_size", type=int)
+        parser.add_argument("split_seed", type=int)
         parser.add_argument("variant", nargs="?", default="")
         return cls(**vars(parser.parse_args()))
 
     @property
     def arguments(self) -> list[str]:
         """What ``from_command_line`` reads."""
-        numbers = (repr(self.began), self.seconds, self.seed, self.kernel_size)
+        numbers = (repr(self.began), self.seconds, self.seed, self.kernel_size, self.split_seed)
         return [str(self.events), *map(str, numbers), self.variant]
 
     @property

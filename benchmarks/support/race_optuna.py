@@ -25,7 +25,7 @@ def optimize(race: Race, process: int) -> None:
         sampler=optuna.samplers.TPESampler(seed=race.seed * PROCESSES + process),
         pruner=optuna.pruners.SuccessiveHalvingPruner(RUNGS[0], REDUCTION_FACTOR),
     )
-    images = load_images(race.seed)
+    images = load_images(race.split_seed)
 
     def objective(trial: Any) -> float:
         loss = float("inf")

@@ -61,7 +61,7 @@ def main() -> None:
     race = Race.from_command_line()
     launch(
         SWEEP,
-        overrides=[f"model.kernel_size={race.kernel_size}", f"data.seed={race.seed}"],
+        overrides=[f"model.kernel_size={race.kernel_size}", f"data.seed={race.split_seed}"],
         out=race.events.parent / "run",
         trajectories=NEVER_REACHED,
         time_budget=race.left,

@@ -40,7 +40,7 @@ def search(race: Race, temporary: str) -> None:
         def on_trial_complete(self, iteration, trials, trial, **info):
             race.ended()
 
-    trainable = tune.with_resources(tune.with_parameters(train, images=load_images(race.seed)), {"cpu": 1})
+    trainable = tune.with_resources(tune.with_parameters(train, images=load_images(race.split_seed)), {"cpu": 1})
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

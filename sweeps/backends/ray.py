@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +17,6 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import sweeps.backends.quiet  # noqa: F401  Before Ray.
@@ -43,6 +40,7 @@ from sweeps.backends import (
 )
 from sweeps.backends.actor import Overgrown, Worker
 from sweeps.backends.lost import lost_message
+from sweeps.backends.ray_folder import RayFolder
 from sweeps.backends.slots import Demand, Node, further_slots, num_slots
 from sweeps.backends.worker import Halted
 from sweeps.errors import ResourceError
@@ -131,7 +129,7 @@ class RayBackend:
     ) -> None:
         self._spec, self._workers, self._demand = spec, workers, Demand(spec.cpus, spec.gpus)
         self._local_options = local_options or {}
-        self._temporary: Path | None = None
+        self._folder: RayFolder | None = None
         self._connected_here = not ray.is_initialized()
         self._slots: dict[int, _Slot] = {}
         self._slot_numbers = count()
@@ -190,7 +188,7 @@ class RayBackend:
         """Wait for the first answer of any actor; on a cluster, also for nodes that come."""
         deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         while not self._events:
-            if not self._under_way() and (self._temporary is not None or deadline is None):
+            if not self._under_way() and (self._folder is not None or deadline is None):
                 return None
             left = NODES_SECONDS if deadline is None else deadline - time.monotonic()
             for reference in self._ready(min(max(left, 0.0), NODES_SECONDS)):
@@ -211,8 +209,8 @@ class RayBackend:
         self._waiting.clear()
         if self._connected_here:
             ray.shutdown()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.remove()
 
     # Commands and their answers
 
@@ -292,11 +290,11 @@ class RayBackend:
         lost = failure.kind is FailureKind.WORKER_LOST
         if lost and ray.wait([its.watch], timeout=0)[0] and isinstance(told := _answer(its.watch), Failure):
             failure = told  # If it ended because of its memory, then its watch said so before.
-        if lost and self._temporary is not None and not _nodes():
+        if lost and self._folder is not None and not _nodes():
             self._restart(failure)
             return
         self._replace(slot)
-        if lost and self._temporary is None:
+        if lost and self._folder is None:
             its.doubt = failure
         else:
             self._tell(slot, failure)
@@ -363,7 +361,7 @@ class RayBackend:
     def _look_around(self) -> None:
         """Lose the slots of nodes that left and of workers that do not come; add those of nodes that joined."""
         self._looked = time.monotonic()
-        if self._temporary is None:
+        if self._folder is None:
             nodes = _nodes()
             for slot in [slot for slot, its in self._slots.items() if its.node not in nodes]:
                 self._lose(slot, f"node {self._slots[slot].node} left the cluster")
@@ -394,17 +392,17 @@ class RayBackend:
         # What trainables print goes to Ray's own files; so much of each is kept, and nothing after the end.
         os.environ.setdefault("RAY_ROTATION_MAX_BYTES", str(LOG_BYTES))
         os.environ.setdefault("RAY_ROTATION_BACKUP_COUNT", "1")
-        # A short path of our own: sockets live below it, and other Rays on this machine are left alone.
-        self._temporary = Path(tempfile.mkdtemp(prefix="ts-"))
+        # A folder of our own: other Rays on this machine are left alone.
+        self._folder = RayFolder()
         options = {"num_cpus": len(os.sched_getaffinity(0)), **self._local_options}
-        ray.init(address="local", include_dashboard=False, _temp_dir=str(self._temporary), **_QUIET, **options)
+        ray.init(address="local", include_dashboard=False, _temp_dir=str(self._folder.path), **_QUIET, **options)
 
     def _restart(self, failure: Failure) -> None:
         """Our own Ray is gone, and every run with it."""
         logger.warning("Ray ended on this machine: starting it again")
         ray.shutdown()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.remove()
         self._connect(None)
         (node,) = _nodes()
         self._waiting.clear()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits as sklearn_digits
+from sklearn.model_selection import train_test_split
 
 from model.checks import SettingError
 from model.config import DataSettings
@@ -14,7 +15,7 @@ from model.data.synthetic import make_synthetic
 def test_digits_are_the_real_images_each_in_one_part():
     data = load(DataSettings())
     parts = (data.train, data.eval, data.test)
-    assert [len(part.labels) for part in parts] == [1079, 359, 359]
+    assert [len(part.labels) for part in parts] == [1078, 359, 360]
     raw = sklearn_digits()
     together = np.concatenate([part.images for part in parts]).reshape(1797, 64)
     ours = sorted(map(tuple, np.c_[together.astype(int), np.concatenate([part.labels for part in parts])]))
@@ -22,8 +23,26 @@ def test_digits_are_the_real_images_each_in_one_part():
     assert ours == theirs
 
 
-def test_digits_are_stratified():
-    data = load(DataSettings())
+def test_the_own_split_of_digits_is_scikit_learns():
+    data, raw, same = load(DataSettings()), sklearn_digits(), {"random_state": 20161105}
+    train, rest, _, labels = train_test_split(raw.data, raw.target, train_size=0.6, stratify=raw.target, **same)
+    held_out, test, _, _ = train_test_split(rest, labels, train_size=0.5, stratify=labels, **same)
+    for part, theirs in ((data.train, train), (data.eval, held_out), (data.test, test)):
+        assert sorted(map(tuple, part.images.reshape(-1, 64))) == sorted(map(tuple, theirs))
+
+
+def test_other_seeds_are_other_splits_of_the_same_digits():
+    parts = [(data.train, data.eval, data.test) for data in (load(DataSettings(seed=seed)) for seed in range(3))]
+    wholes = [np.concatenate([part.images for part in each]).reshape(1797, 64) for each in parts]
+    assert all(sorted(map(tuple, whole)) == sorted(map(tuple, wholes[0])) for whole in wholes)
+    eval_sets = [set(map(tuple, each[1].images.reshape(-1, 64))) for each in parts]
+    # Of two independent splits, a fifth of the one's held-out images is held out in the other.
+    assert all(len(a & b) < 130 for a, b in ((eval_sets[0], eval_sets[1]), (eval_sets[1], eval_sets[2])))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_digits_are_stratified(seed):
+    data = load(DataSettings(seed=seed))
     shares = [
         np.bincount(part.labels, minlength=10) / len(part.labels) for part in (data.train, data.eval, data.test)
     ]

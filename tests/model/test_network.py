@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model.config import SITES, DataSettings, ModelSettings, TrainSettings
 from model.data import batch_indices, load
-from model.network import make_layout, unflatten
+from model.network import forward, make_layout, unflatten
 from tests.model.conftest import ONE, make_trainable
 
 BATCH = 16
@@ -312,3 +312,26 @@ def test_gradients_are_clipped_to_their_global_norm():
     untouched = trainable.start({"clip_norm": norm * 3}, [{}], 5, ONE)
     untouched.advance(1)
     np.testing.assert_array_equal(untouched._program.save().first_moment, gradient)
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+@pytest.mark.parametrize("gamma", [True, False])
+@pytest.mark.parametrize("network", [{}, {"network": "tutorial"}, {"network": "tutorial", "lrn": True}], ids=named)
+@pytest.mark.parametrize("placement", ["none", "conv", "input+conv+fc"])
+def test_pooling_first_changes_no_number_where_statistics_are_given(network, placement, gamma, order):
+    """Scales of either sign: where gamma is negative the least value of a pool becomes the largest."""
+    settings = ModelSettings(
+        **network, bn_placement=placement, bn_order=order, bn_gamma=gamma, conv_widths=(4, 6), fc_widths=(5,)
+    )
+    layout = make_layout(settings, (12, 12, 3), 10)
+    rng = np.random.default_rng()
+    weights = unflatten(layout, tf.constant(rng.normal(size=layout.num_weights), tf.float32))
+    images = tf.constant(rng.normal(size=(7, 12, 12, 3)), tf.float32)
+    given = {name: rng.uniform(0.2, 2.0, (2, channels)) for name, channels in layout.bn_channels}
+
+    def normalize(name, x, gamma, beta):
+        mean, variance = (tf.constant(each, tf.float32) for each in given[name])
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
+
+    later, first = (forward(layout, settings, weights, images, normalize, pool_first=p) for p in (False, True))
+    np.testing.assert_allclose(first, later, rtol=1e-5, atol=1e-6 * float(tf.reduce_max(tf.abs(later))))

@@ -206,6 +206,32 @@ def test_when_time_is_up_nothing_is_asked_and_what_runs_ends_at_its_rung():
     assert step.on_event(plan, state, moves.SlotFree(0, 61.0))[1] == ()
 
 
+def test_when_time_is_up_what_was_measured_halts_on_its_way_and_ends_as_it_was():
+    plan = replace(PLAN, time_budget_seconds=60.0)
+    state, _ = begin(plan)
+    state, _ = reach(plan, state, 0, measurement(10, 0.1), 5.0)
+    state, actions = step.on_event(plan, state, moves.Tick(59.0))
+    assert actions == ()
+    state, actions = step.on_event(plan, state, moves.Tick(60.0))
+    assert actions == (Pause(0),)
+    state, actions = step.on_event(plan, state, moves.Tick(60.2))
+    assert actions == ()  # It was asked to.
+    state, actions = send_state(plan, state, 0, b"state", 61.0, moves.Paused)
+    assert kinds(actions) == [Release, Finish, Tell]
+    assert (actions[1].outcome.state, actions[1].measurement.step) == (TrialState.PRUNED, 10)
+    assert actions[1].outcome.reason == "step 10: time budget of 60 s spent"
+    assert step.is_over(plan, state)
+
+
+def test_when_time_is_up_what_was_never_measured_goes_on_to_its_first_rung():
+    plan = replace(PLAN, time_budget_seconds=60.0, checkpoint_seconds=1e9)
+    state, _ = begin(plan)
+    state, actions = step.on_event(plan, state, moves.Tick(61.0))
+    assert actions == ()
+    state, actions = reach(plan, state, 0, measurement(10, 0.1), 70.0)
+    assert kinds(actions) == [Record, Report, Release, Finish, Tell]
+
+
 def drive(plan, seconds_a_rung=1.0, slots=2, trials_of=lambda left: min(3, 3 if left is None else left)):
     """Run to the end, two slots in turn; each trajectory has three trials where the budget lets it."""
     state, clock, asked = State(), 0.0, []
