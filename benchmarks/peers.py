@@ -3,8 +3,8 @@
 The ``batch_norm`` space on digits: same network, data, batch (128), steps (300), rungs (11, 33, 100, 300),
 reduction factor (3) and TPE; two trainings at a time with a core each. Every system has the same wall time, which
 starts before its first process does, so that imports and start-up count; they take their turns in one run, once a
-seed. Any eval loss measured at any rung counts, for all alike, if its driver had it in time. How low a loss can get
-depends on which 359 images are held out: ``--splits`` takes another split for each seed, the same for all.
+seed. Any eval loss measured at any rung counts, for all alike, if its driver had it in time. How low a loss can
+get depends on which images are held out: ``--splits`` takes another split for each seed, the same for all.
 
 The tables: the best eval loss so far at several moments, the time until it was low enough (a miss counts as the
 whole time), what was ended; medians over the seeds. Below them the bars.
