@@ -89,9 +89,8 @@ def _rungs(plan: Plan, history: History) -> tuple[Rungs, tuple[Arrival, ...]]:
     """The values that decide, and those of the generation under way, which do not yet."""
     rungs, arrivals = Rungs(), []
     for number, past in sorted(history.trajectories.items()):
-        for reached in sorted(past.scores):
-            rung = plan.rungs.index(reached)
-            arrived = arrival(plan.rule, number, rung, plan.rungs, past.best_at(reached))
+        for reached in sorted(past.scores.keys() & set(plan.rungs)):
+            arrived = arrival(plan.rule, number, plan.rungs.index(reached), plan.rungs, past.best_at(reached))
             if plan.generation is not None and number >= history.generation_first:
                 arrivals.append(arrived)
             else:
