@@ -29,6 +29,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import log10
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +203,9 @@ def draw(results: Results, seconds: float, path: Path) -> None:
                 mode="lines", line={"color": color, "width": width, "shape": "hv"},
             )  # fmt: skip
     for target in TARGETS:
-        figure.add_hline(target, line={"color": "grey", "dash": "dot"}, annotation_text=f"{target:g}")
+        figure.add_hline(target, line={"color": "grey", "dash": "dot"})
+        # On a logarithmic axis Plotly places annotations, unlike lines, by the exponent.
+        figure.add_annotation(x=1, xref="paper", y=log10(target), yshift=8, text=f"{target:g}", showarrow=False)
     figure.update_layout(
         title="Best eval loss so far: a line a seed, medians bold", template="plotly_white",
         xaxis_title="seconds since the system's first process began", yaxis_title="eval loss (nats)",
