@@ -31,7 +31,7 @@ MIB = 2**20
 def own_ray():
     """A Ray of the backend's own, which the module's tests keep up."""
     with RayBackend(spec(), workers=1, local_options={"num_cpus": 2}) as backend:
-        yield backend._temporary
+        yield backend._folder.path
 
 
 @pytest.fixture
