@@ -36,7 +36,7 @@ def _fused(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) ->
     return normalized, mean, variance * tf.maximum(count - 1.0, 1.0) / count
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
+@tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types.
 def _two_pass(
     x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: tf.Tensor
 ) -> tuple[Normalized, Callable[..., tuple[tf.Tensor, ...]]]:

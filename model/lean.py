@@ -17,6 +17,6 @@ def import_tensorflow() -> None:
         return
     sys.modules["keras"] = None  # type: ignore[assignment]  # What Python itself takes for "cannot be imported".
     try:
-        import tensorflow  # noqa: F401
+        import tensorflow  # noqa: F401  To have it loaded is all that is wanted.
     finally:
         del sys.modules["keras"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
+from typing import Any
 
 import numpy as np
 import optuna
@@ -194,9 +195,9 @@ class Proposer:
         params = self._space.sample(lambda p: shared[p.name] if p.name in shared else p.at(shares[p.name]))
         return self.split(params)[1]
 
-    def _frozen(self, params: Params, state: OptunaState, **more: object) -> FrozenTrial:
+    def _frozen(self, params: Params, state: OptunaState, **more: Any) -> FrozenTrial:
         by_name = {p.name: p.distribution() for p in self._space.parameters if p.name in params}
-        return create_trial(state=state, params=dict(params), distributions=by_name, **more)  # type: ignore[arg-type]
+        return create_trial(state=state, params=dict(params), distributions=by_name, **more)
 
 
 class _ReadoutModel:
@@ -247,8 +248,9 @@ def suggest(trial: Trial, parameter: Parameter) -> ParamValue:
     if isinstance(parameter, Float):
         return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
     if isinstance(parameter, Categorical):
+        # One of the choices, none of which is None, as Optuna's type allows.
         chosen: ParamValue = trial.suggest_categorical(parameter.name, parameter.choices)  # type: ignore[assignment]
-        return chosen  # One of the choices, none of which is None.
+        return chosen
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, log=parameter.log)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -302,7 +303,7 @@ class Study:
             params = stored.params
             if stored.state is OptunaState.RUNNING:
                 trial = Trial(self._study, stored._trial_id)
-                params = self._space.sample(lambda parameter, trial=trial: suggest(trial, parameter))  # type: ignore[misc]
+                params = self._space.sample(partial(suggest, trial))
             shared, readout = self._proposer.split(params)
             specs.append(TrialSpec(stored.number, readout))
         return self._trajectory(number, shared, tuple(specs))

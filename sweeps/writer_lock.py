@@ -68,7 +68,7 @@ class Holder:
         kinds = {"epoch": int, "process": int, "held": bool}
         if any(not isinstance(value, kinds.get(name, str)) for name, value in told.items()):
             return None
-        return cls(**told)  # type: ignore[arg-type]
+        return cls(**told)  # type: ignore[arg-type]  # Just checked.
 
     def as_mapping(self) -> dict[str, Any]:
         """As JSON would hold it."""

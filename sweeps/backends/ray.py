@@ -63,15 +63,15 @@ _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 class _Worker(Worker):
     """The actor. Its commands run one at a time; what has to be heard meanwhile has threads of its own."""
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]  # Ray has no types.
     def is_up(self) -> bool:
         return super().is_up()
 
-    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="control")  # type: ignore[untyped-decorator]  # Ray has no types.
     def pause(self, number: int) -> None:
         super().pause(number)
 
-    @ray.method(concurrency_group="memory")  # type: ignore[untyped-decorator]
+    @ray.method(concurrency_group="memory")  # type: ignore[untyped-decorator]  # Ray has no types.
     def watch_memory(self, memory_bytes: int) -> Failure:
         return super().watch_memory(memory_bytes)
 

@@ -32,6 +32,7 @@ class Server:
     def require(self, password: str) -> None:
         """From now on nobody gets in without it."""
         with psycopg.connect(f"host={self.sockets} user=postgres dbname=postgres", autocommit=True) as connection:
+            # psycopg's types want a literal; this command takes no parameters.
             connection.execute(f"ALTER USER postgres PASSWORD '{password}'")  # type: ignore[arg-type]
         self.stop()
         rules = self._folder / "data" / "pg_hba.conf"
