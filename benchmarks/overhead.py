@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -62,15 +63,9 @@ def towersweep_ends(trials: int, readouts: int) -> list[float]:
     return sorted(entry["time"] for entry in entries if entry["kind"] == "end" for _ in range(readouts))
 
 
-def tune_ends(trials: int) -> list[float]:
-    """The same by Ray Tune, whose trials report ten times and whose results are kept on the disk as it does."""
-    import optuna
-    import ray
+def tune_parts() -> tuple[Any, Any]:
+    """Ray Tune's trainable, a class, and the callback that notes in ``times`` when trials end."""
     from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
 
     class NoOpTrial(tune.Trainable):
         """The class form is the one whose actors Tune can use again."""
@@ -100,7 +95,21 @@ def tune_ends(trials: int) -> list[float]:
         def on_trial_complete(self, iteration, trials, trial, **info):
             self.times.append(time.monotonic())
 
-    ends, storage = Ends(), tempfile.mkdtemp(prefix="ts-tune-")
+    return NoOpTrial, Ends()
+
+
+def tune_ends(trials: int) -> list[float]:
+    """The same by Ray Tune, whose trials report ten times and whose results are kept on the disk as it does."""
+    import optuna
+    import ray
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+
+    no_op_trial, ends = tune_parts()
+    storage = tempfile.mkdtemp(prefix="ts-tune-")
     temporary = tempfile.mkdtemp(prefix="ts-ray-")
     ray.init(
         address="local", num_cpus=SLOTS, include_dashboard=False, _temp_dir=temporary, log_to_driver=False,
@@ -112,7 +121,7 @@ def tune_ends(trials: int) -> list[float]:
             metric="loss", mode="min", sampler=optuna.samplers.RandomSampler(seed=0),
         )  # fmt: skip
         tune.Tuner(
-            tune.with_resources(NoOpTrial, {"cpu": 1}),
+            tune.with_resources(no_op_trial, {"cpu": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=search, num_samples=trials, max_concurrent_trials=SLOTS, reuse_actors=True,
                 metric="loss", mode="min",
