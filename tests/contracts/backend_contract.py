@@ -11,9 +11,9 @@ from sweeps.records import FailureKind, Trajectory, TrialSpec
 from sweeps.trainable import Devices
 from tests.support.trainables import RunSettings, Settings
 
-WAIT = 60.0
+WAIT = 120.0  # Ray starts a worker anew whose first start led to nothing, but only after 60 s.
 PACED = "tests.support.trainables:Paced"
-LONG = 4000  # Steps of a paced run that take more than WAIT while its gate is shut.
+LONG = 8000  # Steps of a paced run that take more than WAIT while its gate is shut.
 
 
 def spec(

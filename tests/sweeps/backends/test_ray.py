@@ -54,7 +54,8 @@ def metrics_of(backend, slots):
     for slot in slots:
         backend.start(slot, job(slot))
     events = [backend.next_event(WAIT) for _ in slots]
-    assert all(isinstance(event, Measured) for event in events), events
+    others = [event for event in events if not isinstance(event, Measured)]
+    assert others == [], "\n".join(map(repr, others))
     return [event.measurement.curve[-1].metrics for event in events]
 
 
