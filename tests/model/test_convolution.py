@@ -1,4 +1,4 @@
-"""Small images' convolution as a matrix product, against TensorFlow's own convolution in float64."""
+"""The ways to convolve against TensorFlow's own convolution in float64."""
 
 import numpy as np
 import pytest
@@ -8,23 +8,28 @@ from model.convolution import convolve, halve
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size", "channels"),
+    ("height", "width", "size", "channels", "filters"),
     [
-        (8, 8, 5, 1),
-        (4, 4, 5, 32),
-        (4, 4, 4, 3),
-        (3, 5, 5, 2),
-        (2, 2, 5, 4),
-        (1, 1, 5, 3),
-        (5, 5, 2, 1),
-        (9, 7, 5, 2),
+        (8, 8, 5, 1, 7),
+        (4, 4, 5, 32, 7),
+        (4, 4, 4, 3, 7),
+        (3, 5, 5, 2, 7),
+        (2, 2, 5, 4, 7),
+        (1, 1, 5, 3, 7),
+        (5, 5, 2, 1, 7),
+        (9, 7, 5, 2, 7),
+        (12, 12, 5, 64, 64),
+        (8, 5, 5, 32, 33),
+        (9, 6, 5, 40, 32),
+        (10, 10, 3, 54, 64),
+        (11, 3, 3, 64, 54),
     ],
 )
-def test_it_is_a_convolution(height, width, size, channels):
+def test_it_is_a_convolution(height, width, size, channels, filters):
     rng = np.random.default_rng()
     x = tf.constant(rng.standard_normal((6, height, width, channels)))
-    kernel = tf.constant(rng.standard_normal((size, size, channels, 7)))
-    weights = tf.constant(rng.standard_normal((6, height, width, 7)))
+    kernel = tf.constant(rng.standard_normal((size, size, channels, filters)))
+    weights = tf.constant(rng.standard_normal((6, height, width, filters)))
     found = []
     for way in (convolve, lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME")):
         with tf.GradientTape() as tape:
@@ -48,6 +53,33 @@ def test_only_small_images_are_multiplied(shape, kernel, products):
     traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
     kinds = {operation.type for operation in traced.graph.get_operations()}
     assert ("Conv2D" not in kinds) == products
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "fewer"),
+    [
+        ((2, 12, 12, 64), (5, 5, 64, 64), True),
+        ((2, 12, 12, 64), (3, 3, 64, 64), True),
+        ((2, 12, 12, 64), (7, 7, 64, 64), False),
+        ((2, 12, 12, 64), (5, 5, 64, 16), False),
+        ((2, 6, 12, 64), (5, 5, 64, 64), False),
+        ((2, 24, 24, 3), (5, 5, 3, 64), False),
+    ],
+)
+def test_large_convolutions_take_fewer_products(shape, kernel, fewer):
+    traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
+    kinds = [operation.type for operation in traced.graph.get_operations()]
+    assert kinds.count("Conv2D") == (kernel[0] + 3 if fewer else 1)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_fewer_products_lose_hardly_a_digit(size):
+    rng = np.random.default_rng()
+    x = np.maximum(rng.standard_normal((16, 12, 12, 64)), 0)
+    kernel = rng.standard_normal((size, size, 64, 64))
+    exact = tf.nn.conv2d(tf.constant(x), tf.constant(kernel), 1, "SAME").numpy()
+    found = convolve(tf.constant(x, tf.float32), tf.constant(kernel, tf.float32)).numpy()
+    assert np.linalg.norm(found - exact) < 3e-6 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 6), (7, 5), (2, 3)])
