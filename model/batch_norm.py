@@ -1,6 +1,7 @@
 """Batch normalization of one site: with the batch's own statistics in training, with given ones in evaluation.
 
 Variances are the population's (divided by the number of values), as tf.nn.moments and TensorFlow r0.11 have it.
+What is normalized is the sum of ``x`` and ``bias``, which nobody need add: only the mean depends on the bias.
 """
 
 from __future__ import annotations
@@ -13,18 +14,28 @@ import tensorflow as tf
 Normalized = tuple["tf.Tensor", "tf.Tensor", "tf.Tensor"]
 
 
-def normalize_batch(x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None, epsilon: float) -> Normalized:
-    """Training mode: ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``, over all axes but the last.
+def normalize_batch(
+    x: tf.Tensor, bias: tf.Tensor | None, gamma: tf.Tensor | None, beta: tf.Tensor | None, epsilon: float
+) -> Normalized:
+    """Training mode: ``gamma * (x + bias - mean) / sqrt(variance + epsilon) + beta``, over all axes but the last.
 
-    x: images [N, H, W, C] or features [N, C]. Returns the normalized x, the batch mean [C] and variance [C].
+    x: images [N, H, W, C] or features [N, C]. Returns the normalized sum, its batch mean [C] and variance [C].
     """
     channels = x.shape[-1]
     scale = tf.ones([channels]) if gamma is None else gamma
     offset = tf.zeros([channels]) if beta is None else beta
+    x = x if bias is None else _with_no_effect(x, bias)
     if x.shape.rank == 4:
-        return _fused(x, scale, offset, epsilon)
-    found: Normalized = _two_pass(x, scale, offset, tf.constant(epsilon))
-    return found
+        normalized, mean, variance = _fused(x, scale, offset, epsilon)
+    else:
+        normalized, mean, variance = _two_pass(x, scale, offset, tf.constant(epsilon))
+    return normalized, mean if bias is None else mean + bias, variance
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]  # TensorFlow has no types.
+def _with_no_effect(x: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable[..., tuple[tf.Tensor, tf.Tensor]]]:
+    """x as it is; the bias' gradient is 0, as that of a bias before normalization is but for rounding."""
+    return tf.identity(x), lambda upstream: (upstream, tf.zeros_like(bias))
 
 
 def _fused(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilon: float) -> Normalized:
@@ -63,6 +74,7 @@ def _two_pass(
 
 def normalize_synchronized(
     towers: Sequence[tf.Tensor],
+    biases: Sequence[tf.Tensor | None],
     gammas: Sequence[tf.Tensor | None],
     betas: Sequence[tf.Tensor | None],
     epsilon: float,
@@ -82,17 +94,19 @@ def normalize_synchronized(
         with tf.device(devices[0]):
             return tf.add_n(parts) / len(parts)
 
+    towers = [x if bias is None else _with_no_effect(x, bias) for x, bias in zip(towers, biases, strict=True)]
     mean = mean_over_towers(lambda x: x)
     variance = mean_over_towers(lambda x: tf.math.squared_difference(x, mean))
     normalized = []
     for device, x, gamma, beta in zip(devices, towers, gammas, betas, strict=True):
         with tf.device(device):
             normalized.append(tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon))
-    return normalized, mean, variance
+    return normalized, mean if biases[0] is None else mean + biases[0], variance
 
 
 def normalize_with(
     x: tf.Tensor,
+    bias: tf.Tensor | None,
     gamma: tf.Tensor | None,
     beta: tf.Tensor | None,
     epsilon: float,
@@ -100,4 +114,4 @@ def normalize_with(
     variance: tf.Tensor,
 ) -> tf.Tensor:
     """Evaluation: the same with given ``mean`` and ``variance`` [C]."""
-    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+    return tf.nn.batch_normalization(x, mean if bias is None else mean - bias, variance, beta, gamma, epsilon)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 # An image of no more numbers than this makes too short sums for a convolution's kernels to be worth their while.
 FEW_INPUTS = 64
 
-# How many rows of output are made together, and the points at which their polynomials are evaluated, by the size of
-# the kernel: rows + size - 2 points, and infinity. Small ones, so that few digits are lost.
+# How many rows of output are made together, and the points at which their polynomials are evaluated, by the size
+# of the kernel: rows + size - 2 points, and infinity. Small ones, so that few digits are lost.
 ROWS = 4
 POINTS = {3: (0.0, 1.0, -1.0, 2.0, -2.0), 5: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
 # Images lower than this, or sums shorter (channels times the kernel's size), gain nothing.
@@ -45,8 +45,8 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 def _with_fewer_products(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     """The same convolution by Toom and Cook's method along the height, as in Winograd's convolution.
 
-    (Lavin & Gray, arXiv 1509.09308, have it along both axes; along one it loses hardly a digit: errors of 1.1e-6 of
-    a 5x5 convolution's norm where TensorFlow's own are 0.5e-6.) Four rows of output take K + 3 products a value
+    (Lavin & Gray, arXiv 1509.09308, have it along both axes; along one it loses hardly a digit: errors of 1.1e-6
+    of a 5x5 convolution's norm where TensorFlow's own are 0.5e-6.) Four rows of output take K + 3 products a value
     instead of 4 K: of 5x5 convolutions with 64 channels, forward and backward, it takes .6 of the time.
     """
     _, height, width, channels = x.shape

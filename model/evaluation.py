@@ -86,12 +86,18 @@ class Evaluator:
         variances = dict(zip(names, parts[len(names) :], strict=True))
         num_rows, num_images = tf.shape(statistics)[0], tf.shape(images)[0]
 
-        def normalize(name: str, x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None) -> tf.Tensor:
+        def normalize(
+            name: str,
+            x: tf.Tensor,
+            bias: tf.Tensor | None,
+            gamma: tf.Tensor | None,
+            beta: tf.Tensor | None,
+        ) -> tf.Tensor:
             own = x.shape[1:]
             rows = x[tf.newaxis] if name == names[0] else tf.reshape(x, [num_rows, num_images, *own])
             of_a_row = [num_rows, *[1] * len(own), own[-1]]
             mean, variance = tf.reshape(means[name], of_a_row), tf.reshape(variances[name], of_a_row)
-            normalized = normalize_with(rows, gamma, beta, self._model.bn_epsilon, mean, variance)
+            normalized = normalize_with(rows, bias, gamma, beta, self._model.bn_epsilon, mean, variance)
             return tf.reshape(normalized, [-1, *own])
 
         logits = self._logits(flat, images, normalize, pool_first=True)
@@ -102,8 +108,14 @@ class Evaluator:
         means: list[tf.Tensor] = []
         variances: list[tf.Tensor] = []
 
-        def normalize(name: str, x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None) -> tf.Tensor:
-            normalized, mean, variance = normalize_batch(x, gamma, beta, self._model.bn_epsilon)
+        def normalize(
+            _name: str,
+            x: tf.Tensor,
+            bias: tf.Tensor | None,
+            gamma: tf.Tensor | None,
+            beta: tf.Tensor | None,
+        ) -> tf.Tensor:
+            normalized, mean, variance = normalize_batch(x, bias, gamma, beta, self._model.bn_epsilon)
             means.append(mean)
             variances.append(variance)
             return normalized

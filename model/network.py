@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from model.config import ModelSettings
 from model.convolution import convolve, halve
 
-# normalize(site name, features [N, ..., C], gamma [C] or None, beta [C] or None) -> features
-Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
+# normalize(site name, features [N, ..., C], bias [C], gamma [C], beta [C]) -> the sum of features and bias,
+# normalized; each of the last three may be None
+Normalize = Callable[[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None", "tf.Tensor | None"], "tf.Tensor"]
 
 # What a pass asks for at a site of batch normalization: the arguments of normalize. It is sent the features.
-Site = tuple[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None"]
+Site = tuple[str, "tf.Tensor", "tf.Tensor | None", "tf.Tensor | None", "tf.Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -165,47 +166,43 @@ def forward_steps(
     """The same pass, halting at every site of batch normalization, where towers can wait for each other."""
     by_name = {variable.name: weight for variable, weight in zip(layout.variables, weights, strict=True)}
 
-    def bn(site: str, name: str, x: tf.Tensor) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
-        if site not in model.sites:
-            return x
-        return (yield name, x, by_name.get(f"{name}/gamma"), by_name.get(f"{name}/beta"))
+    def bn(
+        site: str, name: str, x: tf.Tensor, bias: tf.Tensor | None
+    ) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
+        if site in model.sites:
+            return (yield name, x, bias, by_name.get(f"{name}/gamma"), by_name.get(f"{name}/beta"))
+        return x if bias is None else tf.nn.bias_add(x, bias)
 
-    def activate(site: str, name: str, x: tf.Tensor) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
+    def layer(
+        site: str, name: str, x: tf.Tensor, pool: Callable[[tf.Tensor], tf.Tensor] = tf.identity
+    ) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
+        bias = by_name[f"{name}/bias"]
         if model.bn_order == "pre":
-            return tf.nn.relu((yield from bn(site, name, x)))
-        return (yield from bn(site, name, tf.nn.relu(x)))
+            # ReLU never changes which value is the largest, so it can wait until pooling has left it fewer.
+            return tf.nn.relu(pool((yield from bn(site, name, x, bias))))
+        return pool((yield from bn(site, name, tf.nn.relu(tf.nn.bias_add(x, bias)), None)))
 
-    x = yield from bn("input", "input", images)
+    def max_pool(x: tf.Tensor) -> tf.Tensor:
+        return halve(x) if model.network == "small" else tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")
+
+    x = yield from bn("input", "input", images, None)
     for index in range(1, len(model.convolutions) + 1):
-        name, first = f"conv{index}", index == 1
-        kernel, bias = by_name[f"{name}/kernel"], by_name[f"{name}/bias"]
-        if pool_first and (first or not model.lrn):
-            gamma = by_name.get(f"{name}/gamma", tf.ones_like(bias))
-            sign = tf.where(gamma < 0, -tf.ones_like(bias), tf.ones_like(bias))
-            x = sign * _max_pool(model, tf.nn.bias_add(convolve(x, sign * kernel), sign * bias))
-            x = yield from activate("conv", name, x)
-            x = _local_response_normalization(x) if model.lrn else x
-            continue
-        x = yield from activate("conv", name, tf.nn.bias_add(convolve(x, kernel), bias))
-        x = _pool(model, x, first=first)
+        name, kernel = f"conv{index}", by_name[f"conv{index}/kernel"]
+        # The tutorial's first normalization of local responses comes after pooling, its second before.
+        lrn_after, lrn_before = model.lrn and index == 1, model.lrn and index > 1
+        if lrn_before:
+            x = max_pool(_local_response_normalization((yield from layer("conv", name, convolve(x, kernel)))))
+        elif pool_first:
+            gamma = by_name.get(f"{name}/gamma", tf.ones(kernel.shape[-1:], kernel.dtype))
+            sign = tf.where(gamma < 0, -tf.ones_like(gamma), tf.ones_like(gamma))
+            x = yield from layer("conv", name, sign * max_pool(convolve(x, sign * kernel)))
+        else:
+            x = yield from layer("conv", name, convolve(x, kernel), max_pool)
+        x = _local_response_normalization(x) if lrn_after else x
     x = tf.reshape(x, [-1, prod(x.shape[1:])])
     for index in range(1, len(model.fully_connected) + 1):
-        name = f"fc{index}"
-        x = yield from activate("fc", name, tf.matmul(x, by_name[f"{name}/kernel"]) + by_name[f"{name}/bias"])
-    logits = tf.matmul(x, by_name["logits/kernel"]) + by_name["logits/bias"]
-    return (yield from bn("logits", "logits", logits))
-
-
-def _pool(model: ModelSettings, x: tf.Tensor, *, first: bool) -> tf.Tensor:
-    """The tutorial's layers: its first normalization of local responses comes after pooling, its second before."""
-    if model.lrn and not first:
-        x = _local_response_normalization(x)
-    x = _max_pool(model, x)
-    return _local_response_normalization(x) if model.lrn and first else x
-
-
-def _max_pool(model: ModelSettings, x: tf.Tensor) -> tf.Tensor:
-    return halve(x) if model.network == "small" else tf.nn.max_pool2d(x, ksize=3, strides=2, padding="SAME")
+        x = yield from layer("fc", f"fc{index}", tf.matmul(x, by_name[f"fc{index}/kernel"]))
+    return (yield from bn("logits", "logits", tf.matmul(x, by_name["logits/kernel"]), by_name["logits/bias"]))
 
 
 def _local_response_normalization(x: tf.Tensor) -> tf.Tensor:

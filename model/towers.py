@@ -62,8 +62,10 @@ def run_tower(
     """Forward and backward on one tower's share of the batch: images [N, H, W, C], labels [N]."""
     found: dict[str, tuple[tf.Tensor, tf.Tensor]] = {}
 
-    def normalize(name: str, x: tf.Tensor, gamma: tf.Tensor | None, beta: tf.Tensor | None) -> tf.Tensor:
-        normalized, mean, variance = normalize_batch(x, gamma, beta, model.bn_epsilon)
+    def normalize(
+        name: str, x: tf.Tensor, bias: tf.Tensor | None, gamma: tf.Tensor | None, beta: tf.Tensor | None
+    ) -> tf.Tensor:
+        normalized, mean, variance = normalize_batch(x, bias, gamma, beta, model.bn_epsilon)
         found[name] = mean, variance
         return normalized
 
@@ -97,8 +99,8 @@ def _run_together(
         for device, steps, x in zip(devices, passes, features, strict=True):
             with tf.device(device):
                 sites.append(steps.send(x))
-        names, xs, gammas, betas = zip(*sites, strict=True)
-        normalized, mean, variance = normalize_synchronized(xs, gammas, betas, model.bn_epsilon, devices)
+        names, xs, biases, gammas, betas = zip(*sites, strict=True)
+        normalized, mean, variance = normalize_synchronized(xs, biases, gammas, betas, model.bn_epsilon, devices)
         features = list(normalized)
         found[names[0]] = mean, variance
     logits, losses, objectives = [], [], []

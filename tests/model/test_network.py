@@ -329,8 +329,9 @@ def test_pooling_first_changes_no_number_where_statistics_are_given(network, pla
     images = tf.constant(rng.normal(size=(7, 12, 12, 3)), tf.float32)
     given = {name: rng.uniform(0.2, 2.0, (2, channels)) for name, channels in layout.bn_channels}
 
-    def normalize(name, x, gamma, beta):
+    def normalize(name, x, bias, gamma, beta):
         mean, variance = (tf.constant(each, tf.float32) for each in given[name])
+        x = x if bias is None else x + bias
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, 1e-3)
 
     later, first = (forward(layout, settings, weights, images, normalize, pool_first=p) for p in (False, True))

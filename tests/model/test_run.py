@@ -456,7 +456,8 @@ def evaluation_loss(run, kind, statistics):
         logits = forward(layout, model, unflatten(layout, weights), pixels(images), normalize)
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits).numpy()
 
-    def own(name, x, gamma, beta):
+    def own(name, x, bias, gamma, beta):
+        x = x if bias is None else x + bias
         mean, variance = tf.nn.moments(x, list(range(x.shape.rank - 1)))
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, model.bn_epsilon)
 
@@ -467,13 +468,15 @@ def evaluation_loss(run, kind, statistics):
     found = {}
     for start in range(0, len(train) - 15, 16):
 
-        def noted(name, x, gamma, beta):
+        def noted(name, x, bias, gamma, beta):
+            x = x if bias is None else x + bias
             found.setdefault(name, []).append(tf.nn.moments(x, list(range(x.shape.rank - 1))))
-            return own(name, x, gamma, beta)
+            return own(name, x, None, gamma, beta)
 
         loss_of(train[start : start + 16], run._data.train.labels[start : start + 16], noted)
 
-    def given(name, x, gamma, beta):
+    def given(name, x, bias, gamma, beta):
+        x = x if bias is None else x + bias
         mean, variance = (np.mean([np.asarray(m[i]) for m in found[name]], axis=0) for i in (0, 1))
         return tf.nn.batch_normalization(x, mean, variance, beta, gamma, model.bn_epsilon)
 

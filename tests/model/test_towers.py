@@ -36,7 +36,8 @@ def float64_loss(settings, layout, weights, images, labels, smoothing=0.0):
     flat = tf.constant(weights.astype(np.float64))
     statistics = []
 
-    def normalize(name, x, gamma, beta):
+    def normalize(name, x, bias, gamma, beta):
+        x = x if bias is None else x + bias
         axes = list(range(x.shape.rank - 1))
         mean = tf.reduce_mean(x, axes)
         variance = tf.reduce_mean((x - mean) ** 2, axes)
