@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model import network
 from model.config import ModelSettings
 from model.network import forward, make_layout, unflatten
 from model.towers import run_tower, run_towers
@@ -68,6 +69,28 @@ def test_each_tower_uses_its_own_batch_statistics(placement, order):
         # BN cancels the gradient of the biases before it: what is left there is rounding of the largest terms.
         np.testing.assert_allclose(result.gradient, gradient, rtol=2e-3, atol=1e-4 * np.abs(gradient).max())
         np.testing.assert_allclose(result.statistics, statistics, rtol=1e-3, atol=1e-5)
+
+
+def test_a_bias_before_normalization_has_no_gradient():
+    """Where the mean takes it out again; what rounding would leave, Adam would make a step of."""
+    settings, layout, weights, images, labels = setup("conv")
+    gradient = unflatten(layout, run_tower(layout, settings, tf.constant(weights), images, labels).gradient)
+    by_name = {variable.name: each.numpy() for variable, each in zip(layout.variables, gradient, strict=True)}
+    np.testing.assert_array_equal(by_name["conv1/bias"], np.zeros(4))
+    for site in ("fc1", "logits"):
+        assert (by_name[f"{site}/bias"] != 0).any()
+
+
+def test_a_network_of_large_convolutions_is_that_of_tensorflows_own(monkeypatch):
+    settings = ModelSettings(network="tutorial", bn_placement="conv", conv_widths=(32, 32), fc_widths=(6,))
+    layout = make_layout(settings, (16, 16, 3), 5)
+    rng = np.random.default_rng()
+    weights = (0.1 * rng.normal(size=layout.num_weights)).astype(np.float32)
+    images, labels = rng.normal(size=(12, 16, 16, 3)).astype(np.float32), rng.integers(0, 5, size=12)
+    found = float64_loss(settings, layout, weights, images, labels)
+    monkeypatch.setattr(network, "convolve", lambda x, kernel: tf.nn.conv2d(x, kernel, 1, "SAME"))
+    for ours, theirs in zip(found, float64_loss(settings, layout, weights, images, labels), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_statistics_of_a_single_value_are_that_value_and_no_variance():
