@@ -1,10 +1,21 @@
 """The ways to convolve against TensorFlow's own convolution in float64."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.convolution import convolve, halve
+from model import convolution
+from model.convolution import convolve, halve, with_fewer_products
+
+
+@pytest.fixture(params=[True, False], ids=["fast kernels", "slow kernels"])
+def fast_kernels(request, monkeypatch):
+    monkeypatch.setattr(convolution, "has_fast_kernels", lambda: request.param)
+    return request.param
 
 
 @pytest.mark.parametrize(
@@ -25,7 +36,7 @@ from model.convolution import convolve, halve
         (11, 3, 3, 64, 54),
     ],
 )
-def test_it_is_a_convolution(height, width, size, channels, filters):
+def test_it_is_a_convolution(height, width, size, channels, filters, fast_kernels):
     rng = np.random.default_rng()
     x = tf.constant(rng.standard_normal((6, height, width, channels)))
     kernel = tf.constant(rng.standard_normal((size, size, channels, filters)))
@@ -49,10 +60,10 @@ def test_it_is_a_convolution(height, width, size, channels, filters):
         ((2, 8, 8, 32), (5, 5, 32, 4), False),
     ],
 )
-def test_only_small_images_are_multiplied(shape, kernel, products):
+def test_only_small_images_are_multiplied_and_where_the_kernels_are_slow(shape, kernel, products, fast_kernels):
     traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
     kinds = {operation.type for operation in traced.graph.get_operations()}
-    assert ("Conv2D" not in kinds) == products
+    assert ("Conv2D" not in kinds) == (products and not fast_kernels)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +77,7 @@ def test_only_small_images_are_multiplied(shape, kernel, products):
         ((2, 24, 24, 3), (5, 5, 3, 64), False),
     ],
 )
-def test_large_convolutions_take_fewer_products(shape, kernel, fewer):
+def test_large_convolutions_take_fewer_products(shape, kernel, fewer, fast_kernels):
     traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
     kinds = [operation.type for operation in traced.graph.get_operations()]
     assert kinds.count("Conv2D") == (kernel[0] + 3 if fewer else 1)
@@ -78,12 +89,12 @@ def test_fewer_products_lose_hardly_a_digit(size):
     x = np.maximum(rng.standard_normal((16, 12, 12, 64)), 0)
     kernel = rng.standard_normal((size, size, 64, 64))
     exact = tf.nn.conv2d(tf.constant(x), tf.constant(kernel), 1, "SAME").numpy()
-    found = convolve(tf.constant(x, tf.float32), tf.constant(kernel, tf.float32)).numpy()
+    found = with_fewer_products(tf.constant(x, tf.float32), tf.constant(kernel, tf.float32)).numpy()
     assert np.linalg.norm(found - exact) < 3e-6 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 6), (7, 5), (2, 3)])
-def test_halving_is_pooling(height, width):
+def test_halving_is_pooling(height, width, fast_kernels):
     x = tf.constant(np.random.default_rng().standard_normal((6, height, width, 3)))
     found = []
     for way in (halve, lambda x: tf.nn.max_pool2d(x, 2, 2, "VALID")):
@@ -96,9 +107,24 @@ def test_halving_is_pooling(height, width):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_of_equal_values_one_gets_the_gradient():
+def test_of_equal_values_one_gets_the_gradient(fast_kernels):
     x = tf.zeros([1, 2, 2, 1])
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = halve(x)
     np.testing.assert_array_equal(tape.gradient(y, x), [[[[1], [0]], [[0], [0]]]])
+
+
+def test_slow_kernels_are_not_called(monkeypatch):
+    monkeypatch.setattr(convolution, "has_fast_kernels", lambda: False)
+    traced = tf.function(halve).get_concrete_function(tf.TensorSpec([2, 8, 8, 3]))
+    assert "MaxPool" not in {operation.type for operation in traced.graph.get_operations()}
+
+
+def test_the_kernels_are_asked_of_tensorflow():
+    """In a process of its own, as TensorFlow reads the variable once."""
+    code = "from model.convolution import has_fast_kernels; print(has_fast_kernels())"
+    for value, answer in (("0", "False"), ("1", "True")):
+        environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": value, "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert done.stdout.split() == [answer], done.stderr
