@@ -312,17 +312,28 @@ class Program:
         decays: tf.Tensor,
     ) -> tf.Tensor:
         """One step of the optimizer and of the averages. Returns the step's row of scalars, in StepLog's order."""
+        num_towers = len(towers)
         with tf.device(self._placement.variables):
-            penalised = self._penalty_mask * self._weights.read_value()
-            gradient = (
-                tf.add_n([tower.gradient for tower in towers]) / len(towers) + hyper.weight_decay * penalised
-            )
-            norm = tf.sqrt(2 * tf.nn.l2_loss(gradient))
+            # The towers' sum, not their mean: dividing takes a pass over all weights, and clipping does it anyway.
+            total, penalty = self._penalise(tf.add_n([tower.gradient for tower in towers]), num_towers, hyper)
+            norm = tf.sqrt(2 * tf.nn.l2_loss(total)) / num_towers
             # As tf.clip_by_global_norm; with nothing to clip the factor is exactly 1.
-            self._apply(gradient * tf.minimum(1.0, hyper.clip_norm / norm), learning_rate, done, hyper)
+            factor = tf.minimum(1.0, hyper.clip_norm / norm)
+            self._apply(total * (factor / num_towers), learning_rate, done, hyper)
             self._update_averages([tower.statistics for tower in towers], done, momenta, decays)
-            loss = tf.add_n([tower.loss for tower in towers]) / len(towers)
-            return tf.stack([loss, hyper.weight_decay * tf.nn.l2_loss(penalised), norm])
+            loss = tf.add_n([tower.loss for tower in towers]) / num_towers
+            return tf.stack([loss, penalty, norm])
+
+    def _penalise(self, total: tf.Tensor, num_towers: int, hyper: Hyper) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sum [P] of the towers' gradients with that of the L2 penalty, and the penalty []."""
+
+        def with_penalty() -> tuple[tf.Tensor, tf.Tensor]:
+            penalised = self._penalty_mask * self._weights.read_value()
+            penalty = hyper.weight_decay * tf.nn.l2_loss(penalised)
+            return total + num_towers * hyper.weight_decay * penalised, penalty
+
+        with_it, penalty = tf.cond(hyper.weight_decay > 0, with_penalty, lambda: (total, tf.constant(0.0)))
+        return with_it, penalty
 
     def _apply(self, gradient: tf.Tensor, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> None:
         """Adam (Kingma & Ba, arXiv 1412.6980; epsilon outside the bias correction), or TensorFlow's Momentum."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from math import prod
 
 import numpy as np
 import pytest
@@ -67,30 +68,38 @@ def test_only_small_images_are_multiplied_and_where_the_kernels_are_slow(shape, 
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel", "fewer"),
+    ("shape", "kernel", "products"),
     [
-        ((2, 12, 12, 64), (5, 5, 64, 64), True),
-        ((2, 12, 12, 64), (3, 3, 64, 64), True),
-        ((2, 12, 12, 64), (7, 7, 64, 64), False),
-        ((2, 12, 12, 64), (5, 5, 64, 16), False),
-        ((2, 6, 12, 64), (5, 5, 64, 64), False),
-        ((2, 24, 24, 3), (5, 5, 3, 64), False),
+        ((2, 12, 12, 64), (5, 5, 64, 64), 2 * 10),
+        ((2, 8, 12, 64), (5, 5, 64, 64), 2 * 8),
+        ((2, 16, 12, 64), (5, 5, 64, 64), 3 * 10),
+        ((2, 12, 12, 64), (3, 3, 64, 64), 2 * 8),
+        ((2, 8, 12, 64), (3, 3, 64, 64), 2 * 6),
+        ((2, 12, 12, 64), (7, 7, 64, 64), 12 * 7),
+        ((2, 12, 12, 64), (5, 5, 64, 16), 12 * 5),
+        ((2, 6, 12, 64), (5, 5, 64, 64), 6 * 5),
+        ((2, 24, 24, 3), (5, 5, 3, 64), 24 * 5),
     ],
 )
-def test_large_convolutions_take_fewer_products(shape, kernel, fewer, fast_kernels):
+def test_large_convolutions_take_fewer_products(shape, kernel, products, fast_kernels):
+    """Products a column of an image, channel and filter: rows convolved times the kernel's height."""
     traced = tf.function(convolve).get_concrete_function(tf.TensorSpec(shape), tf.TensorSpec(kernel))
-    kinds = [operation.type for operation in traced.graph.get_operations()]
-    assert kinds.count("Conv2D") == (kernel[0] + 3 if fewer else 1)
+    found = [each for each in traced.graph.get_operations() if each.type == "Conv2D"]
+    rows = [prod(each.inputs[0].shape[:2]) // shape[0] * each.inputs[1].shape[0] for each in found]
+    assert sum(rows) == products
 
 
-@pytest.mark.parametrize("size", [3, 5])
-def test_fewer_products_lose_hardly_a_digit(size):
+@pytest.mark.parametrize(
+    ("size", "height", "bound"), [(3, 8, 1e-6), (3, 12, 1.5e-6), (5, 8, 1.5e-6), (5, 12, 3e-6)]
+)
+def test_fewer_products_lose_less_than_a_digit(size, height, bound):
+    """Of the norm; TensorFlow's own convolution is off by .5e-6."""
     rng = np.random.default_rng()
-    x = np.maximum(rng.standard_normal((16, 12, 12, 64)), 0)
+    x = np.maximum(rng.standard_normal((16, height, 12, 64)), 0)
     kernel = rng.standard_normal((size, size, 64, 64))
     exact = tf.nn.conv2d(tf.constant(x), tf.constant(kernel), 1, "SAME").numpy()
     found = with_fewer_products(tf.constant(x, tf.float32), tf.constant(kernel, tf.float32)).numpy()
-    assert np.linalg.norm(found - exact) < 3e-6 * np.linalg.norm(exact)
+    assert np.linalg.norm(found - exact) < bound * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (4, 6), (7, 5), (2, 3)])
