@@ -44,13 +44,12 @@ class Evaluator:
         images, labels = stored(part, self._device, self._preprocessing.settings)
         num_rows, num_images = int(statistics.shape[0]), len(part.labels)
         chunk = max(1, CHUNK // num_rows)
-        if num_images <= chunk:  # A slice of a tensor would be a copy.
-            total = self._given(weights, statistics, images, labels).numpy().astype(np.float64)
-        else:
-            total = np.zeros([num_rows, 2])
-            for start in range(0, num_images, chunk):
-                chosen = slice(start, start + chunk)
-                total += self._given(weights, statistics, images[chosen], labels[chosen]).numpy()
+        total = np.zeros([num_rows, 2])
+        for start in range(0, num_images, chunk):
+            chosen = slice(start, start + chunk)
+            # A slice of a tensor is a copy, even one of all of it.
+            some = (images, labels) if num_images <= chunk else (images[chosen], labels[chosen])
+            total += self._given(weights, statistics, *some).numpy()
         return [Score(float(loss), float(accuracy)) for loss, accuracy in total / num_images]
 
     def score_by_batch(self, weights: tf.Tensor, part: Part, batch_size: int) -> Score:
