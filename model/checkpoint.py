@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.training import Snapshot
+from model.trajectory import Snapshot
 
 FORMAT = 2
 

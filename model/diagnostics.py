@@ -12,8 +12,8 @@ from model.network import Layout
 class Diagnostics:
     """Taken inside the traced step; ``names`` are the entries of what ``take`` returns.
 
-    - update_ratio/LAYER: ``||dW|| / ||W||`` of the layer's kernel in this step. With BN it is the rate at which a
-      scale-invariant layer turns (van Laarhoven, arXiv 1706.05350).
+    - update_ratio/LAYER: ``||dW|| / ||W||`` of the layer's kernel, as this step changed and left it. With BN it is
+      the rate at which a scale-invariant layer turns (van Laarhoven, arXiv 1706.05350).
     - logits_stddev: the deviation of a logit over a tower's images, as a root mean square over classes and towers.
     - ema_distance: ``||shadow - W|| / ||W||``, 0 without an average.
     - bn_mean_distance: root mean square over channels of (moving mean - batch mean) / batch deviation.
@@ -32,20 +32,21 @@ class Diagnostics:
 
     def take(
         self,
-        change: tf.Tensor,
-        after: tf.Tensor,
+        rate: tf.Tensor,
+        direction: tf.Tensor,
+        weights: tf.Tensor,
         logits: Sequence[tf.Tensor],
         shadow: tf.Tensor,
         moving: tf.Tensor,
         batch: tf.Tensor,
     ) -> tf.Tensor:
-        """[names]. change, after: [P], of the weights; logits: each tower's [N, classes]; shadow: [1, P], or
-        [0, P] without one; moving, batch: [2 S]."""
-        changes, olds = tf.split(change, self._sizes), tf.split(after - change, self._sizes)
-        values = [_ratio(_norm(changes[i]), _norm(olds[i])) for i in self._kernels]
+        """[names]. rate [] times direction [P] was taken from the weights [P], which are as they are now; logits:
+        each tower's [N, classes]; shadow: [1, P], or [0, P] without one; moving, batch: [2 S]."""
+        directions, kernels = tf.split(direction, self._sizes), tf.split(weights, self._sizes)
+        values = [_ratio(rate * _norm(directions[i]), _norm(kernels[i])) for i in self._kernels]
         variances = [tf.reduce_mean(tf.math.reduce_variance(each, axis=0)) for each in logits]
         values.append(tf.sqrt(tf.add_n(variances) / len(variances)))
-        values.append(_ratio(_norm(shadow - after), _norm(after)))
+        values.append(_ratio(_norm(shadow - weights), _norm(weights)))
         if self._has_bn:
             (moving_mean, moving_variance), (mean, variance) = tf.split(moving, 2), tf.split(batch, 2)
             values.append(_root_mean_square((moving_mean - mean) / tf.sqrt(variance + self._epsilon)))

@@ -26,14 +26,16 @@ class Evaluator:
         self._layout = layout
         self._model = model
         self._preprocessing = preprocessing
+        # Of a GPU's operations each has all of it.
+        self._side_by_side = "GPU" not in device and tf.config.threading.get_inter_op_parallelism_threads() > 1
         # Any number of images, with any number of rows of statistics: each is traced once. ``part`` is like all.
         weights = tf.TensorSpec([layout.num_weights], tf.float32)
         images = tf.TensorSpec([None, *part.images.shape[1:]], part.images.dtype)
         labels = tf.TensorSpec([None], tf.int32)
         rows = tf.TensorSpec([None, 2 * layout.num_statistics], tf.float32)
-        self._given = tf.function(
-            self._with_given, autograph=False, input_signature=[weights, rows, images, labels]
-        )
+        given = [weights, rows, images, labels]
+        self._given = tf.function(self._with_given, autograph=False, input_signature=given)
+        self._given_in_halves = tf.function(self._halves_with_given, autograph=False, input_signature=given)
         self._batch = tf.function(self._with_batch, autograph=False, input_signature=[weights, images, labels])
 
     def scores(self, weights: tf.Tensor, statistics: tf.Tensor, part: Part) -> list[Score]:
@@ -49,7 +51,9 @@ class Evaluator:
             chosen = slice(start, start + chunk)
             # A slice of a tensor is a copy, even one of all of it.
             some = (images, labels) if num_images <= chunk else (images[chosen], labels[chosen])
-            total += self._given(weights, statistics, *some).numpy()
+            in_halves = self._side_by_side and min(chunk, num_images - start) > 1
+            sums_of = self._given_in_halves if in_halves else self._given
+            total += sums_of(weights, statistics, *some).numpy()
         return [Score(float(loss), float(accuracy)) for loss, accuracy in total / num_images]
 
     def score_by_batch(self, weights: tf.Tensor, part: Part, batch_size: int) -> Score:
@@ -77,6 +81,14 @@ class Evaluator:
             batch = slice(start, start + batch_size)
             rows.append(self._batch(weights, part.images[batch], part.labels[batch])[1].numpy())
         return tf.constant(np.mean(rows, axis=0, dtype=np.float64).astype(np.float32))
+
+    def _halves_with_given(
+        self, flat: tf.Tensor, statistics: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
+    ) -> tf.Tensor:
+        """[M, 2]: of two halves of the images, which can be computed side by side. Neither may be empty."""
+        half = tf.shape(images)[0] // 2
+        halves = (images[:half], labels[:half]), (images[half:], labels[half:])
+        return tf.add_n([self._with_given(flat, statistics, *each) for each in halves])
 
     def _with_given(
         self, flat: tf.Tensor, statistics: tf.Tensor, images: tf.Tensor, labels: tf.Tensor

@@ -17,10 +17,12 @@ from model.config import TrialSettings, check_images
 from model.data import Dataset, Part, batch_indices, load
 from model.devices import Placement, memory_mib, place
 from model.measurement import CurvePoint, Measurement, Score
+from model.preprocessing import Preprocessing
 from model.readings import Reading, reading, reading_of
 from model.reference_losses import references
 from model.schedule import learning_rates
-from model.training import Hyper, Program, Readouts, Snapshot, StepLog, Structure
+from model.training import Program
+from model.trajectory import Hyper, Readouts, Snapshot, StepLog, Structure
 
 if TYPE_CHECKING:
     from model.trial import Devices
@@ -45,6 +47,13 @@ def _program(settings: TrialSettings, data: Dataset, placement: Placement) -> Pr
     return program
 
 
+def place_for(settings: TrialSettings, data: Dataset, devices: Devices) -> Placement:
+    """Set up the devices of this process for a trial on this data."""
+    height, width, _ = Preprocessing(settings.data, data.mean, data.deviation).output_shape(data.image_shape)
+    where = settings.model.variable_placement
+    return place(devices.num_towers, devices.gpus_per_tower, devices.threads, where, pixels=height * width)
+
+
 class TrainingRun:
     """One run. ``pairs`` are its readouts, (BN momentum, EMA decay) each."""
 
@@ -57,16 +66,14 @@ class TrainingRun:
         key: str,
         state: bytes | None,
     ) -> None:
-        placement = place(
-            devices.num_towers, devices.gpus_per_tower, devices.threads, settings.model.variable_placement
-        )
+        self._data = load(settings.data)
+        check_images(settings, len(self._data.train.labels), self._data.image_shape)
+        placement = place_for(settings, self._data, devices)
         train = settings.train
         self._settings, self._pairs, self._key, self._placement = settings, list(pairs), key, placement
         self._order_seed = seed if train.order_seed is None else train.order_seed
         self._momenta = sorted({momentum for momentum, _ in pairs})
         self._decays = sorted({decay for _, decay in pairs if decay > 0})
-        self._data = load(settings.data)
-        check_images(settings, len(self._data.train.labels), self._data.image_shape)
         self._references = references(settings, self._data.num_classes, self._data.label_entropy())
         self._program = _program(settings, self._data, placement)
         shape = self._program.layout, self._program.structure
@@ -235,13 +242,13 @@ class TrainingRun:
             case "batch":
                 return [evaluator.score_by_batch(weights, part, batch_size // self._settings.model.towers)]
             case "averaged":
-                given = [program.averaged_statistics_for(read.momentum, read.decay) for read in readings]
+                given = tf.stack([program.averaged_statistics_for(read.momentum, read.decay) for read in readings])
             case "re-estimated":
-                given = [evaluator.reestimate(weights, self._data.train, batch_size)]
+                given = evaluator.reestimate(weights, self._data.train, batch_size)[tf.newaxis]
             case _:
                 rows = [read.momentum for read in readings]
-                given = [program.statistics_for(row, self._momenta[row], self._step) for row in rows]
-        return evaluator.scores(weights, tf.stack(given), part)
+                given = program.statistics_for(rows, self._momenta, self._step)
+        return evaluator.scores(weights, given, part)
 
 
 def _mean(values: NDArray[np.float32]) -> float:

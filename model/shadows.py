@@ -6,7 +6,9 @@ weights of up to ``BLOCK`` steps are put aside, and one matrix product takes the
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from model.moving_averages import blend_shadows, effective_decays
 
@@ -15,42 +17,46 @@ from model.moving_averages import blend_shadows, effective_decays
 BLOCK = 16
 
 
+def block_sizes(wanted: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """[blocks]: how a call's steps are shared out among blocks of at most ``BLOCK``.
+
+    A block ends with each step of ``wanted`` [steps], after which the rows must be up to date, and with the last.
+    """
+    sizes, start = [], 0
+    for end in [*np.flatnonzero(wanted) + 1, len(wanted)]:
+        while start < end:
+            sizes.append(min(BLOCK, end - start))
+            start += sizes[-1]
+    return np.array(sizes, np.int32)
+
+
 class Shadows:
-    """``variable``: [D, P], up to date after the last step of a call. With no decays nothing is done."""
+    """``variable``: [D, P], up to date after each block. With no decays nothing is done."""
 
     def __init__(self, variable: tf.Variable, num_weights: int, *, warmup: bool) -> None:
         self.variable = variable
         self._warmup = warmup
         self._block = tf.Variable(tf.zeros([BLOCK, num_weights]), trainable=False, name="shadow_block")
 
-    def follow(
-        self, weights: tf.Tensor, decays: tf.Tensor, i: tf.Tensor, done: tf.Tensor, last: tf.Tensor
-    ) -> None:
-        """Take in ``weights`` [P] as step ``done`` left them, the call's ``i``-th and maybe its ``last``."""
-        filled = i % BLOCK + 1
+    def put_aside(self, weights: tf.Tensor, decays: tf.Tensor, place: tf.Tensor) -> None:
+        """``weights`` [P] as a step left them; ``place`` counts the block's steps before it."""
 
-        def put_aside() -> tf.Tensor:
-            row = tf.reshape(filled - 1, [1])
+        def put() -> tf.Tensor:
+            row = tf.reshape(place, [1])
             tf.raw_ops.ResourceScatterUpdate(resource=self._block.handle, indices=row, updates=weights[tf.newaxis])
-            return tf.cond(last | tf.equal(filled, BLOCK), take_in, lambda: False)
-
-        def take_in() -> tf.Tensor:
-            self.variable.assign(self._with_block(self.variable.read_value(), decays, filled, done))
             return True
 
-        tf.cond(tf.size(decays) > 0, put_aside, lambda: False)
+        tf.cond(tf.size(decays) > 0, put, lambda: False)
 
-    def row(
-        self, number: tf.Tensor, decays: tf.Tensor, i: tf.Tensor, done: tf.Tensor, last: tf.Tensor
-    ) -> tf.Tensor:
-        """[1, P]: a row after the step that was followed last; [0, P] for the number after the last row's."""
-        filled = i % BLOCK + 1
-        waiting = tf.where(last | tf.equal(filled, BLOCK), 0, filled)
-        chosen = slice(number, number + 1)
-        return self._with_block(self.variable[chosen], decays[chosen], waiting, done)
+    def take_in(self, decays: tf.Tensor, size: tf.Tensor, done: tf.Tensor) -> None:
+        """Bring all rows up to step ``done``, a block's last; ``size`` is the block's."""
 
-    def _with_block(self, rows: tf.Tensor, decays: tf.Tensor, filled: tf.Tensor, done: tf.Tensor) -> tf.Tensor:
-        steps = done - tf.cast(tf.range(filled)[::-1], done.dtype)
-        by_step = effective_decays(decays, steps, warmup=self._warmup)
-        # Rows alone: a variable that rows are scattered into is copied whole whenever it is read whole.
-        return blend_shadows(rows, by_step, self._block.sparse_read(tf.range(filled)))
+        def take() -> tf.Tensor:
+            steps = done - tf.cast(tf.range(size)[::-1], done.dtype)
+            by_step = effective_decays(decays, steps, warmup=self._warmup)
+            # Rows alone: a variable that rows are scattered into is copied whole whenever it is read whole.
+            values = self._block.sparse_read(tf.range(size))
+            self.variable.assign(blend_shadows(self.variable.read_value(), by_step, values))
+            return True
+
+        tf.cond(tf.size(decays) > 0, take, lambda: False)

@@ -6,8 +6,8 @@ run in one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model.config import DataSettings, ModelSettings, TrainSettings, TrialSettings
 from model.data import Dataset
 from model.devices import Placement
 from model.diagnostics import Diagnostics
@@ -23,128 +22,18 @@ from model.evaluation import Evaluator
 from model.feeding import Feed, NextBatches
 from model.moving_averages import (
     effective_decays,
-    initial_statistics,
     update_shadows,
     update_statistics,
     zero_debiased,
 )
 from model.network import Layout, make_layout
 from model.preprocessing import Preprocessing
-from model.shadows import Shadows
+from model.shadows import Shadows, block_sizes
 from model.towers import TowerResult, run_towers
+from model.trajectory import Array, Hyper, Readouts, Snapshot, StepLog, Structure
 
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Structure:
-    """All that a traced step depends on: settings that differ in nothing else share one."""
-
-    data: DataSettings
-    model: ModelSettings
-    batch_size: int
-    optimizer: str
-    smoothed: bool
-
-    @classmethod
-    def of(cls, settings: TrialSettings) -> Structure:
-        """The structure of a trial; its readouts are tensors."""
-        model = ModelSettings(**{**vars(settings.model), "bn_momentum": 0.0, "ema_decay": 0.0})
-        train = settings.train
-        return cls(settings.data, model, train.batch_size, train.optimizer, train.label_smoothing > 0)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The whole numeric state of a run.
-
-    weights [P]; the optimizer's slots [P] (SGD has one: the second is empty); shadows [D, P]; moving statistics
-    [M, 2 S] (not debiased); their averages [D, M, 2 S], empty unless they are asked for.
-    """
-
-    weights: Array
-    first_moment: Array
-    second_moment: Array
-    shadows: Array
-    moving: Array
-    moving_shadows: Array
-
-    @staticmethod
-    def shapes(
-        layout: Layout, structure: Structure, num_decays: int, num_momenta: int
-    ) -> dict[str, tuple[int, ...]]:
-        """The shape of each array, by its name."""
-        p, s = layout.num_weights, 2 * layout.num_statistics
-        averaged = num_decays if structure.model.ema_statistics else 0
-        return {
-            "weights": (p,),
-            "first_moment": (p,),
-            "second_moment": (p if structure.optimizer == "adam" else 0,),
-            "shadows": (num_decays, p),
-            "moving": (num_momenta, s),
-            "moving_shadows": (averaged, num_momenta, s),
-        }
-
-    @classmethod
-    def initial(
-        cls, layout: Layout, structure: Structure, seed: int, num_decays: int, num_momenta: int
-    ) -> Snapshot:
-        """A fresh run: shadows start at the initial weights and statistics."""
-        model, weights = structure.model, layout.initial_weights(seed)
-        moving = initial_statistics(
-            num_momenta, layout.num_statistics, model.bn_initial_mean, model.bn_initial_variance
-        )
-        arrays = {
-            name: np.zeros(shape, np.float32)
-            for name, shape in cls.shapes(layout, structure, num_decays, num_momenta).items()
-        }
-        arrays["shadows"][:] = weights
-        arrays["moving_shadows"][:] = moving
-        return cls(**{**arrays, "weights": weights, "moving": moving})
-
-
-@dataclass(frozen=True)
-class Hyper:
-    """A trajectory's numbers that its traced step takes as tensors. ``clip_norm`` is infinite where it is off."""
-
-    weight_decay: float
-    clip_norm: float
-    label_smoothing: float
-    beta1: float
-    """Adam's, or SGD's momentum."""
-    beta2: float
-    epsilon: float
-
-    @classmethod
-    def of(cls, train: TrainSettings) -> Hyper:
-        """A trial's."""
-        return cls(
-            weight_decay=train.weight_decay,
-            clip_norm=train.clip_norm or float("inf"),
-            label_smoothing=train.label_smoothing,
-            beta1=train.adam_beta1 if train.optimizer == "adam" else train.sgd_momentum,
-            beta2=train.adam_beta2,
-            epsilon=train.adam_epsilon,
-        )
-
-
-@dataclass(frozen=True)
-class Readouts:
-    """The distinct momenta and decays, a row each, and the rows (momentum, decay) that the diagnostics watch."""
-
-    momenta: Sequence[float]
-    decays: Sequence[float]
-    watched: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class StepLog:
-    """What a call's steps were like, a row each: [steps]; diagnostics [steps, names] where they were asked."""
-
-    losses: Array
-    penalties: Array
-    gradient_norms: Array
-    diagnostics: Array
+# What the diagnostics look at of a tower's step: its statistics [2 S] and logits [N, classes]
+Seen = tuple["tf.Tensor", "tf.Tensor"]
 
 
 class Program:
@@ -157,6 +46,7 @@ class Program:
             structure.model, self.preprocessing.output_shape(data.image_shape), data.num_classes
         )
         self.owner: object = None
+        self._num_classes = data.num_classes
         self._model = structure.model
         self._placement = placement
         self._feed = Feed(data.train, placement, self.preprocessing, structure.batch_size)
@@ -178,6 +68,7 @@ class Program:
             input_signature=[
                 tf.TensorSpec([None, structure.batch_size], tf.int32),
                 tf.TensorSpec([None], tf.bool),
+                tf.TensorSpec([None], tf.int32),
                 vector,
                 whole,
                 whole,
@@ -214,6 +105,7 @@ class Program:
         log = self._train(
             tf.constant(indices),
             tf.constant(reported),
+            tf.constant(block_sizes(reported)),
             tf.constant(learning_rates),
             tf.constant(first_step, tf.int64),
             tf.constant(seed, tf.int64),
@@ -226,12 +118,12 @@ class Program:
 
     def weights_for(self, row: int | None) -> tf.Tensor:
         """[P]: the raw weights, or those of a shadow row."""
-        return self._weights.read_value() if row is None else self._shadows.variable[row]
+        return self._weights.read_value() if row is None else self._shadows.variable.sparse_read(row)
 
-    def statistics_for(self, row: int, momentum: float, step: int) -> tf.Tensor:
-        """[2 S]: the moving statistics of a momentum's row after ``step`` steps, debiased where that is asked."""
-        moving = self._moving[row : row + 1]
-        return self._debiased(moving, tf.constant([momentum]), tf.constant(step, tf.int64))[0]
+    def statistics_for(self, rows: Sequence[int], momenta: Sequence[float], step: int) -> tf.Tensor:
+        """[rows, 2 S]: the moving statistics of momenta after ``step`` steps, debiased where that is asked."""
+        moving = self._moving.sparse_read(rows)
+        return self._debiased(moving, tf.constant([momenta[row] for row in rows]), tf.constant(step, tf.int64))
 
     def averaged_statistics_for(self, momentum_row: int, decay_row: int) -> tf.Tensor:
         """[2 S]: the average that follows a momentum's moving statistics with a decay."""
@@ -254,6 +146,7 @@ class Program:
         self,
         indices: tf.Tensor,
         reported: tf.Tensor,
+        blocks: tf.Tensor,
         learning_rates: tf.Tensor,
         first_step: tf.Tensor,
         seed: tf.Tensor,
@@ -268,27 +161,44 @@ class Program:
         scalars = tf.TensorArray(tf.float32, size=num_steps, element_shape=[3])
         diagnostics = tf.TensorArray(tf.float32, size=num_steps, element_shape=[len(self.diagnostics.names)])
 
-        def one_step(i: tf.Tensor, scalars: tf.TensorArray, diagnostics: tf.TensorArray) -> tuple[Any, ...]:
-            done = first_step + tf.cast(i, tf.int64) + 1
-            towers = self._run_towers(next_batches, i, done - 1, numbers)
-            scalars = scalars.write(i, self._update(towers, done, learning_rates[i], numbers, momenta, decays))
-            last = tf.equal(i, num_steps - 1)
-            with tf.device(self._placement.variables):
-                self._shadows.follow(self._weights.read_value(), decays, i, done, last)
+        def one_block(
+            block: tf.Tensor, start: tf.Tensor, scalars: tf.TensorArray, diagnostics: tf.TensorArray
+        ) -> tuple[Any, ...]:
+            end = start + blocks[block]
 
-            def shadow() -> tf.Tensor:
-                return self._shadows.row(watched[1], decays, i, done, last)
+            def one_step(i: tf.Tensor, scalars: tf.TensorArray, *_: Seen) -> tuple[Any, ...]:
+                done = first_step + tf.cast(i, tf.int64) + 1
+                towers = self._run_towers(next_batches, i, done - 1, numbers)
+                row = self._update(towers, done, learning_rates[i], numbers, momenta, decays)
+                with tf.device(self._placement.variables):
+                    self._shadows.put_aside(self._weights.read_value(), decays, i - start)
+                return i + 1, scalars.write(i, row), *((tower.statistics, tower.logits) for tower in towers)
 
-            taken = self._diagnose_if(
-                reported[i], towers, done, learning_rates[i], numbers, momenta, watched[0], shadow
+            _, scalars, *seen = tf.while_loop(
+                lambda i, *_: i < end, one_step, (start, scalars, *self._nothing_seen())
             )
-            return i + 1, scalars, diagnostics.write(i, taken)
+            last, done = end - 1, first_step + tf.cast(end, tf.int64)
+            with tf.device(self._placement.variables):
+                self._shadows.take_in(decays, end - start, done)
+            rate = learning_rates[last]
+            taken = self._diagnose_if(reported[last], seen, done, rate, numbers, momenta, watched)
+            return block + 1, end, scalars, diagnostics.write(last, taken)
 
-        # A loop that is written out: AutoGraph would take seconds to rewrite all that is called within it.
-        _, scalars, diagnostics = tf.while_loop(
-            lambda i, *_: i < num_steps, one_step, (tf.constant(0), scalars, diagnostics)
+        # Loops that are written out: AutoGraph would take seconds to rewrite all that is called within them. One
+        # within the other, as what a step may leave out (a condition) costs it nearly as much as what it does.
+        num_blocks, zero = tf.size(blocks), tf.constant(0)
+        _, _, scalars, diagnostics = tf.while_loop(
+            lambda block, *_: block < num_blocks, one_block, (zero, zero, scalars, diagnostics)
         )
         return (*tf.unstack(scalars.stack(), axis=1), diagnostics.stack())
+
+    def _nothing_seen(self) -> list[Seen]:
+        share = self.structure.batch_size // len(self._placement.towers)
+        found = []
+        for device in self._placement.towers:
+            with tf.device(device):
+                found.append((tf.zeros([2 * self.layout.num_statistics]), tf.zeros([share, self._num_classes])))
+        return found
 
     def _run_towers(
         self,
@@ -376,31 +286,41 @@ class Program:
                 update_shadows(averaged.read_value(), effective, self._debiased(moving, momenta, done))
             )
 
-    def _last_change(self, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> tf.Tensor:
-        """[P]: what the optimizer has just added to the weights, from its slots; a copy would cost every step."""
+    def _last_change(self, learning_rate: tf.Tensor, done: tf.Tensor, hyper: Hyper) -> tuple[tf.Tensor, tf.Tensor]:
+        """What the optimizer has just taken from the weights, as a rate [] times a direction [P].
+
+        From its slots; a copy of the weights would cost every step.
+        """
         first, second = self._variables["first_moment"], self._variables["second_moment"]
         if self.structure.optimizer == "sgd":
-            return -learning_rate * first
+            return learning_rate, first.read_value()
         t = tf.cast(done, tf.float32)
         rate = learning_rate * tf.sqrt(1.0 - tf.pow(hyper.beta2, t)) / (1.0 - tf.pow(hyper.beta1, t))
-        return -rate * first / (tf.sqrt(second) + hyper.epsilon)
+        return rate, first / (tf.sqrt(second) + hyper.epsilon)
 
     def _diagnose_if(
         self,
         wanted: tf.Tensor,
-        towers: list[TowerResult],
+        seen: list[Seen],
         done: tf.Tensor,
         learning_rate: tf.Tensor,
         hyper: Hyper,
         momenta: tf.Tensor,
-        row: tf.Tensor,
-        shadow: Callable[[], tf.Tensor],
+        watched: tf.Tensor,
     ) -> tf.Tensor:
         def diagnose() -> tf.Tensor:
+            row = watched[0]
             moving = self._debiased(self._moving[row : row + 1], momenta[row : row + 1], done)[0]
-            batch = tf.add_n([tower.statistics for tower in towers]) / len(towers)
-            change, logits = self._last_change(learning_rate, done, hyper), [tower.logits for tower in towers]
-            return self.diagnostics.take(change, self._weights.read_value(), logits, shadow(), moving, batch)
+            batch = tf.add_n([statistics for statistics, _ in seen]) / len(seen)
+            shadow = self._shadows.variable[watched[1] : watched[1] + 1]  # Up to date, as a block has just ended.
+            return self.diagnostics.take(
+                *self._last_change(learning_rate, done, hyper),
+                self._weights.read_value(),
+                [logits for _, logits in seen],
+                shadow,
+                moving,
+                batch,
+            )
 
         with tf.device(self._placement.variables):
             return tf.cond(wanted, diagnose, lambda: tf.zeros([len(self.diagnostics.names)]))

@@ -112,10 +112,9 @@ class ToweredCNN:
         """Do once, ahead of the first trajectory, what every trajectory needs: devices and data."""
         import_tensorflow()
         from model.data import load
-        from model.devices import place
+        from model.run import place_for
 
-        place(devices.num_towers, devices.gpus_per_tower, devices.threads, self.settings.model.variable_placement)
-        load(self.settings.data)
+        place_for(self.settings, load(self.settings.data), devices)
 
     def start(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.checkpoint import CheckpointError, dump, load
-from model.training import Snapshot
+from model.trajectory import Snapshot
 
 SHAPES = {
     "weights": (7,),

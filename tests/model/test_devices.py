@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from model.checks import SettingError
-from model.devices import _gpu_memory, _visible_gpus, memory_limits, place
+from model.devices import _gpu_memory, _visible_gpus, memory_limits, place, split_threads
 
 
 def test_each_tower_has_a_scheduling_thread_and_its_share_of_the_others():
@@ -19,9 +19,24 @@ def test_each_tower_has_a_scheduling_thread_and_its_share_of_the_others():
 
 @pytest.mark.parametrize(("where", "device"), [("cpu", "/CPU:0"), ("first_tower", "/CPU:0")])
 def test_towers_have_a_device_each(where, device):
-    placement = place(2, 0.0, 2, where)
+    placement = place(2, 0.0, 2, where, pixels=64)
     assert placement.towers == ("/CPU:0", "/CPU:1")
     assert placement.variables == device
+
+
+@pytest.mark.parametrize(
+    ("threads", "towers", "pixels", "operations", "each"),
+    [
+        (1, 1, 64, 1, 1),
+        (2, 1, 64, 2, 1),
+        (2, 1, 576, 1, 2),
+        (2, 2, 576, 2, 1),
+        (4, 2, 576, 2, 2),
+        (1, 2, 576, 1, 1),
+    ],
+)
+def test_threads_go_to_whole_operations_where_those_are_short(threads, towers, pixels, operations, each):
+    assert split_threads(threads, towers, pixels) == (operations, each)
 
 
 LATE = """
@@ -30,7 +45,7 @@ tf.add(1, 1)
 from model.checks import SettingError
 from model.devices import place
 try:
-    place(2, 0.0, 2, "cpu")
+    place(2, 0.0, 2, "cpu", pixels=64)
 except SettingError as error:
     print(error)
 try:

@@ -239,7 +239,7 @@ def compare_statistics(run, reference):
         theirs = [np.ravel(layer.moving_mean) for layer in layers] + [
             np.ravel(layer.moving_variance) for layer in layers
         ]
-        ours = run._program.statistics_for(0, 0.9, 1).numpy()
+        ours = run._program.statistics_for([0], [0.9], 1)[0].numpy()
         np.testing.assert_allclose(ours, np.concatenate(theirs), rtol=1e-3, atol=1e-5)
 
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from model.moving_averages import blend_shadows
-from model.shadows import BLOCK, Shadows
+from model.shadows import BLOCK, Shadows, block_sizes
 
 DECAYS = np.array([0.3, 0.9, 0.9999])
 SIZE = 7
@@ -21,19 +21,18 @@ def recurrence(initial, path, first, warmup):
     return np.array(found)
 
 
-def train(shadows, path, first, decays, watched=0):
-    """As a traced call does: follows each step, and reads a row after it."""
-
-    @tf.function
-    def call(path):
-        rows = tf.TensorArray(tf.float32, size=len(path), element_shape=[1, SIZE])
-        for i in tf.range(len(path)):
-            done, last = first + tf.cast(i, tf.int64), tf.equal(i, len(path) - 1)
-            shadows.follow(path[i], decays, i, done, last)
-            rows = rows.write(i, shadows.row(tf.constant(watched), decays, i, done, last))
-        return rows.stack()
-
-    return call(tf.constant(path)).numpy()[:, 0]
+def train(shadows, path, first, decays, wanted=None):
+    """As a traced call does: puts steps aside and takes blocks in. Returns all rows after ``wanted`` [steps]."""
+    wanted = np.zeros(len(path), bool) if wanted is None else wanted
+    follow = tf.function(shadows.put_aside, autograph=False), tf.function(shadows.take_in, autograph=False)
+    rows, start = {}, 0
+    for size in block_sizes(wanted):
+        for place in range(size):
+            follow[0](tf.constant(path[start + place]), decays, tf.constant(place))
+        start += size
+        follow[1](decays, tf.constant(size), tf.constant(first + start - 1, tf.int64))
+        rows[start - 1] = shadows.variable.numpy()
+    return np.array([rows[step] for step in np.flatnonzero(wanted)]).reshape(-1, len(DECAYS), SIZE)
 
 
 @pytest.mark.parametrize("warmup", [False, True])
@@ -42,11 +41,26 @@ def test_blocks_follow_the_recurrence(steps, warmup):
     rng = np.random.default_rng()
     initial, path = rng.normal(size=SIZE).astype(np.float32), rng.normal(size=(steps, SIZE)).astype(np.float32)
     variable = tf.Variable(np.tile(initial, (3, 1)), trainable=False, shape=[None, SIZE])
-    shadows = Shadows(variable, SIZE, warmup=warmup)
-    rows = train(shadows, path, 1, tf.constant(DECAYS, tf.float32), watched=1)
+    shadows, wanted = Shadows(variable, SIZE, warmup=warmup), rng.random(steps) < 0.2
+    rows = train(shadows, path, 1, tf.constant(DECAYS, tf.float32), wanted)
     expected = recurrence(initial, path, 1, warmup)
     np.testing.assert_allclose(variable.numpy(), expected[-1], rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(rows, expected[:, 1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(rows, expected[wanted], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wanted", "sizes"),
+    [
+        (0, [], []),
+        (3, [], [3]),
+        (3, [2], [3]),
+        (2 * BLOCK, [], [BLOCK, BLOCK]),
+        (2 * BLOCK + 5, [2, 3], [3, 1, BLOCK, BLOCK, 1]),
+        (BLOCK + 7, [BLOCK, BLOCK + 6], [BLOCK, 1, 6]),
+    ],
+)
+def test_a_block_ends_where_it_is_full_or_rows_are_wanted_or_the_call_ends(steps, wanted, sizes):
+    assert block_sizes(np.isin(np.arange(steps), wanted)).tolist() == sizes
 
 
 def test_calls_follow_one_another_and_what_was_in_the_block_before_does_not_matter():
@@ -66,7 +80,8 @@ def test_without_decays_nothing_happens():
     variable = tf.Variable(tf.zeros([0, SIZE]), trainable=False, shape=[None, SIZE])
     shadows = Shadows(variable, SIZE, warmup=False)
     path, none = np.ones((5, SIZE), np.float32), tf.zeros([0])
-    shadows.follow(tf.constant(path[0]), none, tf.constant(0), tf.constant(1, tf.int64), tf.constant(True))
+    shadows.put_aside(tf.constant(path[0]), none, tf.constant(0))
+    shadows.take_in(none, tf.constant(1), tf.constant(1, tf.int64))
     assert variable.numpy().shape == (0, SIZE)
 
 
