@@ -114,4 +114,11 @@ def normalize_with(
     variance: tf.Tensor,
 ) -> tf.Tensor:
     """Evaluation: the same with given ``mean`` and ``variance`` [C]."""
-    return tf.nn.batch_normalization(x, mean if bias is None else mean - bias, variance, beta, gamma, epsilon)
+    mean = mean if bias is None else mean - bias
+    if x.shape.rank != 4:
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+    scale = tf.ones_like(mean) if gamma is None else gamma
+    offset = tf.zeros_like(mean) if beta is None else beta
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x, scale=scale, offset=offset, mean=mean, variance=variance, epsilon=epsilon, is_training=False
+    )[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,7 +12,7 @@ from model.config import ModelSettings
 from model.data import Part
 from model.feeding import stored
 from model.measurement import Score
-from model.network import Layout, Normalize, forward, unflatten
+from model.network import Layout, Normalize, Site, finish, forward_steps, unflatten
 from model.preprocessing import Preprocessing
 
 CHUNK = 500  # Images a call: bounds the memory of large evaluations.
@@ -45,13 +47,12 @@ class Evaluator:
         """
         images, labels = stored(part, self._device, self._preprocessing.settings)
         num_rows, num_images = int(statistics.shape[0]), len(part.labels)
-        chunk = max(1, CHUNK // num_rows)
         total = np.zeros([num_rows, 2])
-        for start in range(0, num_images, chunk):
-            chosen = slice(start, start + chunk)
+        for start in range(0, num_images, CHUNK):
+            chosen = slice(start, start + CHUNK)
             # A slice of a tensor is a copy, even one of all of it.
-            some = (images, labels) if num_images <= chunk else (images[chosen], labels[chosen])
-            in_halves = self._side_by_side and min(chunk, num_images - start) > 1
+            some = (images, labels) if num_images <= CHUNK else (images[chosen], labels[chosen])
+            in_halves = self._side_by_side and min(CHUNK, num_images - start) > 1
             sums_of = self._given_in_halves if in_halves else self._given
             total += sums_of(weights, statistics, *some).numpy()
         return [Score(float(loss), float(accuracy)) for loss, accuracy in total / num_images]
@@ -93,30 +94,35 @@ class Evaluator:
     def _with_given(
         self, flat: tf.Tensor, statistics: tf.Tensor, images: tf.Tensor, labels: tf.Tensor
     ) -> tf.Tensor:
-        """[M, 2]: sums of losses and of hits. The rows' features lie one after another along the batch's axis."""
+        """[M, 2]: sums of losses and of hits. A row at a time: of many, the features would leave the caches."""
         names = [name for name, _ in self._layout.bn_channels]
-        parts = tf.split(statistics, [count for _, count in self._layout.bn_channels] * 2, axis=1) if names else []
-        means = dict(zip(names, parts, strict=False))
-        variances = dict(zip(names, parts[len(names) :], strict=True))
-        num_rows, num_images = tf.shape(statistics)[0], tf.shape(images)[0]
+        sizes = [channels for _, channels in self._layout.bn_channels] * 2
+        steps = self._steps(flat, images, pool_first=True)
 
-        def normalize(
-            name: str,
-            x: tf.Tensor,
-            bias: tf.Tensor | None,
-            gamma: tf.Tensor | None,
-            beta: tf.Tensor | None,
-        ) -> tf.Tensor:
-            own = x.shape[1:]
-            rows = x[tf.newaxis] if name == names[0] else tf.reshape(x, [num_rows, num_images, *own])
-            of_a_row = [num_rows, *[1] * len(own), own[-1]]
-            mean, variance = tf.reshape(means[name], of_a_row), tf.reshape(variances[name], of_a_row)
-            normalized = normalize_with(rows, bias, gamma, beta, self._model.bn_epsilon, mean, variance)
-            return tf.reshape(normalized, [-1, *own])
+        def with_row(row: tf.Tensor) -> Normalize:
+            parts = tf.split(row, sizes) if names else []
+            given = dict(zip(names, zip(parts[: len(names)], parts[len(names) :], strict=True), strict=True))
 
-        logits = self._logits(flat, images, normalize, pool_first=True)
-        rows = tf.reshape(logits, [-1, num_images, logits.shape[-1]])
-        return _sums(rows, tf.broadcast_to(labels, tf.shape(rows)[:2]))
+            def normalize(
+                name: str,
+                x: tf.Tensor,
+                bias: tf.Tensor | None,
+                gamma: tf.Tensor | None,
+                beta: tf.Tensor | None,
+            ) -> tf.Tensor:
+                return normalize_with(x, bias, gamma, beta, self._model.bn_epsilon, *given[name])
+
+            return normalize
+
+        if not names:
+            return _sums(finish(steps, None, with_row(statistics[0])), labels)[tf.newaxis]
+        site = next(steps)
+
+        def sums_of_a_row(row: tf.Tensor) -> tf.Tensor:
+            normalize = with_row(row)
+            return _sums(finish(steps, normalize(*site), normalize), labels)
+
+        return tf.map_fn(sums_of_a_row, statistics)
 
     def _with_batch(self, flat: tf.Tensor, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         means: list[tf.Tensor] = []
@@ -134,15 +140,15 @@ class Evaluator:
             variances.append(variance)
             return normalized
 
-        logits = self._logits(flat, images, normalize)
+        logits = finish(self._steps(flat, images), None, normalize)
         statistics = tf.concat([*means, *variances], axis=0) if means else tf.zeros([0])
         return _sums(logits, labels), statistics
 
-    def _logits(
-        self, flat: tf.Tensor, images: tf.Tensor, normalize: Normalize, *, pool_first: bool = False
-    ) -> tf.Tensor:
+    def _steps(
+        self, flat: tf.Tensor, images: tf.Tensor, *, pool_first: bool = False
+    ) -> Generator[Site, tf.Tensor | None, tf.Tensor]:
         seen, weights = self._preprocessing.evaluate(images), unflatten(self._layout, flat)
-        return forward(self._layout, self._model, weights, seen, normalize, pool_first=pool_first)
+        return forward_steps(self._layout, self._model, weights, seen, pool_first=pool_first)
 
 
 def _sums(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -145,8 +145,13 @@ def forward(
     and ReLU then never change which of a channel's values is the largest (or, with a negative gamma, the
     smallest), so pooling gives the same numbers before them, and leaves them fewer values.
     """
-    steps = forward_steps(layout, model, weights, images, pool_first=pool_first)
-    features = None
+    return finish(forward_steps(layout, model, weights, images, pool_first=pool_first), None, normalize)
+
+
+def finish(
+    steps: Generator[Site, tf.Tensor | None, tf.Tensor], features: tf.Tensor | None, normalize: Normalize
+) -> tf.Tensor:
+    """Logits: the rest of a pass, sent the ``features`` of the site where it halts (None: it has not begun)."""
     while True:
         try:
             site = steps.send(features)
