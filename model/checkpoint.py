@@ -17,8 +17,8 @@ from model.trajectory import Snapshot
 
 FORMAT = 2
 
-# What zipfile and NumPy raise for damaged archives. A damaged flag makes a member look encrypted: RuntimeError,
-# NotImplementedError being one.
+# What zipfile and NumPy raise for damaged archives. A damaged flag makes a member look encrypted, or
+# packed in a way that zipfile lacks: RuntimeError and its heir.
 DAMAGE = (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 

@@ -103,13 +103,8 @@ class Evaluator:
             parts = tf.split(row, sizes) if names else []
             given = dict(zip(names, zip(parts[: len(names)], parts[len(names) :], strict=True), strict=True))
 
-            def normalize(
-                name: str,
-                x: tf.Tensor,
-                bias: tf.Tensor | None,
-                gamma: tf.Tensor | None,
-                beta: tf.Tensor | None,
-            ) -> tf.Tensor:
+            def normalize(name: str, x: tf.Tensor, *affine: tf.Tensor | None) -> tf.Tensor:
+                bias, gamma, beta = affine
                 return normalize_with(x, bias, gamma, beta, self._model.bn_epsilon, *given[name])
 
             return normalize

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -249,8 +249,7 @@ def suggest(trial: Trial, parameter: Parameter) -> ParamValue:
         return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
     if isinstance(parameter, Categorical):
         # One of the choices, none of which is None, as Optuna's type allows.
-        chosen: ParamValue = trial.suggest_categorical(parameter.name, parameter.choices)  # type: ignore[assignment]
-        return chosen
+        return cast(ParamValue, trial.suggest_categorical(parameter.name, parameter.choices))
     return trial.suggest_int(parameter.name, parameter.low, parameter.high, log=parameter.log)
 
 

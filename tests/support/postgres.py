@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
+from psycopg import sql
 
 
 class Server:
@@ -32,8 +33,7 @@ class Server:
     def require(self, password: str) -> None:
         """From now on nobody gets in without it."""
         with psycopg.connect(f"host={self.sockets} user=postgres dbname=postgres", autocommit=True) as connection:
-            # psycopg's types want a literal; this command takes no parameters.
-            connection.execute(f"ALTER USER postgres PASSWORD '{password}'")  # type: ignore[arg-type]
+            connection.execute(sql.SQL("ALTER USER postgres PASSWORD {}").format(password))
         self.stop()
         rules = self._folder / "data" / "pg_hba.conf"
         rules.write_text("local all all scram-sha-256\n")
