@@ -49,6 +49,16 @@ class SweepResult:
     interrupted: bool
 
 
+@dataclass(frozen=True)
+class _Slots:
+    """Where trajectories run, since ``began`` (seconds of the clock). ``halt`` reaches a run in this process."""
+
+    backend: Backend
+    halt: Callable[[], None] | None
+    began: float
+    close: Callable[[], None]
+
+
 def launch(
     sweep: str | Path | Mapping[str, Any] = "digits",
     *,
@@ -85,14 +95,19 @@ def launch(
     summary = config.check_data(settings, "settings" if isinstance(sweep, Mapping) else str(sweep))
     folder = RunFolder.create(Path(out) if out else Path("runs") / settings.name, config.to_toml(settings))
     try:
-        with folder.lock() as lock, _create_study(settings, folder).held_by(lock.holder) as study:
+        with folder.lock() as lock:
             folder.log.write_text(f"data: {summary}\n" if summary else "")
-            try:
-                return _drive(settings, folder, lock, study, moves.State(), History(), backend, address, listener)
-            except InputError:
-                if not folder.has_begun:
-                    study.delete()
-                raise
+            # Before the study: what that imports is imported while Ray starts.
+            with (
+                _slots(settings, folder, backend, address) as slots,
+                _create_study(settings, folder).held_by(lock.holder) as study,
+            ):
+                try:
+                    return _drive(settings, folder, lock, study, moves.State(), History(), slots, listener)
+                except InputError:
+                    if not folder.has_begun:
+                        study.delete()
+                    raise
     except InputError:
         folder.remove()
         raise
@@ -128,7 +143,8 @@ def resume(
         if step.has_work(plan, state):
             run_folder.write_settings(config.to_toml(settings))
             where = backend if step.budget_spent(plan, state) is None else NOWHERE
-            return _drive(settings, run_folder, lock, study, state, history, where, address, listener)
+            with _slots(settings, run_folder, where, address) as slots:
+                return _drive(settings, run_folder, lock, study, state, history, slots, listener)
         record = _record(settings, study, history)
         return SweepResult(run_folder.path, record, interrupted=False)
 
@@ -166,28 +182,18 @@ def _drive(
     study: Study,
     state: moves.State,
     history: History,
-    backend_name: str,
-    address: str | None,
+    slots: _Slots,
     listener: Listener | None,
 ) -> SweepResult:
     from sweeps.driver import Driver
     from sweeps.progress import Together
 
     stop = threading.Event()
-    with ExitStack() as stack:
-        stack.enter_context(_log_to(folder.log, settings.storage.url))
-        clock_began = time.monotonic()
-        # The first proposals need it, and it takes a second to import: beside Ray's start, which takes longer.
-        threading.Thread(target=import_module, args=("scipy.stats.qmc",), daemon=True).start()
-        backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
-        # What runs in this process can be told to halt while it runs; Ray's actors are told by the driver.
-        halt = partial(backend.pause, 0) if backend_name == "inline" else None
-        stack.enter_context(_stop_on_signals(stop, halt))
+    with _stop_on_signals(stop, slots.halt), CurveLog(folder.curves, lock.check) as curves:
         study.wait_by(partial(_wait_unless, stop))
-        curves = stack.enter_context(CurveLog(folder.curves, lock.check))
         driver = Driver(
             plan=_plan(settings),
-            backend=backend,
+            backend=slots.backend,
             study=study,
             folder=folder,
             curves=curves,
@@ -195,13 +201,14 @@ def _drive(
             listener=listener or Together(()),
             clock=time.monotonic,
             stop=stop,
-            spent=history.elapsed_seconds + time.monotonic() - clock_began,
+            spent=history.elapsed_seconds + time.monotonic() - slots.began,
             past=_curves_of(state, history),
         )
         try:
             finished = driver.run(state, settings.name)
         except KeyboardInterrupt as error:  # A second Ctrl-C. What was acted on is durable.
             raise KeyboardInterrupt(f"go on with: towersweep resume {folder.path}") from error
+    slots.close()
     from sweeps import report
 
     record = _record(settings, study, read_history(read_entries(folder.curves)))
@@ -308,6 +315,18 @@ def _worker_spec(settings: config.Sweep) -> WorkerSpec:
     )
 
 
+@contextmanager
+def _slots(settings: config.Sweep, folder: RunFolder, backend_name: str, address: str | None) -> Iterator[_Slots]:
+    """The backend, whose log goes to the folder, until it is closed or left."""
+    with ExitStack() as stack:
+        stack.enter_context(_log_to(folder.log, settings.storage.url))
+        began = time.monotonic()
+        backend = stack.enter_context(_make_backend(backend_name, _worker_spec(settings), settings, address))
+        # What runs in this process can be told to halt while it runs; Ray's actors are told by the driver.
+        halt = partial(backend.pause, 0) if backend_name == "inline" else None
+        yield _Slots(backend, halt, began, stack.close)
+
+
 def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: str | None) -> Backend:
     if name == NOWHERE:
         from sweeps.backends.nowhere import Nowhere
@@ -319,6 +338,8 @@ def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: 
         return InlineBackend(spec, workers=settings.resources.workers)
     from sweeps.backends.ray import RayBackend
 
+    # Ray starts in processes of its own. Meanwhile this one can import what the study needs.
+    threading.Thread(target=import_module, args=("sweeps.study",), daemon=True).start()
     return RayBackend(spec, workers=settings.resources.workers, address=address)
 
 

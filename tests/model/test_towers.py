@@ -30,7 +30,7 @@ def setup(placement="conv+fc", channels=1, **model):
 
 
 def reaches_the_first_layer(gradient, layout):
-    """One draw in some hundreds has a layer whose ReLUs are dead for all images: there nothing depends on towers."""
+    """One draw in some hundreds has a layer that is dead for all images: there nothing depends on towers."""
     names = [variable.name for variable in layout.variables]
     kernel = np.split(gradient, np.cumsum(layout.sizes)[:-1])[names.index("conv1/kernel")]
     return np.abs(kernel).max() > 1e-3 * np.abs(gradient).max()

@@ -2,10 +2,12 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
+from scipy.stats.qmc import discrepancy
 
 from search_spaces import Categorical, Float, Int, Space
-from sweeps.proposals import MAX_CELLS, STARTUP_TRAJECTORIES, Proposer, SamplerSettings
+from sweeps.proposals import MAX_CELLS, STARTUP_TRAJECTORIES, Proposer, SamplerSettings, kronecker_point
 from sweeps.records import TrialState
 
 MOMENTA, DECAYS = (0.8, 0.9, 0.97, 0.99, 0.997, 0.999), (0.0, 0.9, 0.98, 0.99, 0.995, 0.999, 0.9999)
@@ -78,6 +80,18 @@ def test_before_there_is_anything_to_model_siblings_are_spread_evenly():
     assert sum(counts.values()) == 21 * 7
     assert min(by_decay) > 12
     assert sum(count == 0 for count in counts.values()) < 4
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 6])
+def test_the_low_discrepancy_sequence_has_a_third_of_the_discrepancy_of_random_points(dimensions):
+    """SciPy's centred discrepancy, which is a square, of points taken from the middle of the sequence."""
+    found = []
+    for seed in range(9):
+        points = np.array([kronecker_point(number, dimensions, seed) for number in range(700, 828)])
+        assert ((points >= 0) & (points < 1)).all()
+        found.append(discrepancy(points))
+    random = [discrepancy(np.random.default_rng(seed).random(points.shape)) for seed in range(9)]
+    assert np.median(found) < np.median(random) / 3
 
 
 def test_the_readouts_model_learns_the_rank_and_not_the_trajectory():
