@@ -339,8 +339,12 @@ def _make_backend(name: str, spec: WorkerSpec, settings: config.Sweep, address: 
     from sweeps.backends.ray import RayBackend
 
     # Ray starts in processes of its own. Meanwhile this one can import what the study needs.
-    threading.Thread(target=import_module, args=("sweeps.study",), daemon=True).start()
-    return RayBackend(spec, workers=settings.resources.workers, address=address)
+    ahead = threading.Thread(target=import_module, args=("sweeps.study",))
+    ahead.start()
+    try:
+        return RayBackend(spec, workers=settings.resources.workers, address=address)
+    finally:
+        ahead.join()  # A process that ends while it imports would say so on stderr.
 
 
 def _record(settings: config.Sweep, study: Study, history: History) -> SweepRecord:
