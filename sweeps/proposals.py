@@ -177,8 +177,8 @@ class Proposer:
         names = [p.name for p in self._space.parameters if self._space.roles[p.name] == "readout"]
         first = trajectory * self._settings.readouts_per_trajectory
         found: list[Params] = []
-        for number in range(first, first + MAX_DRAWS_PER_READOUT * wanted):
-            point = kronecker_point(number, len(names), self._seed(0, 3))
+        numbers, seed = range(first, first + MAX_DRAWS_PER_READOUT * wanted), self._seed(0, 3)
+        for point in kronecker_points(numbers, len(names), seed):
             readout = self._readout_at(shared, dict(zip(names, point.tolist(), strict=True)))
             if readout not in taken and readout not in found:
                 found.append(readout)
@@ -239,8 +239,8 @@ class _ReadoutModel:
         return found
 
 
-def kronecker_point(number: int, dimensions: int, seed: int) -> NDArray[np.float64]:
-    """[dimensions]: point ``number`` of a low-discrepancy sequence in the unit cube, shifted as ``seed`` says.
+def kronecker_points(numbers: range, dimensions: int, seed: int) -> NDArray[np.float64]:
+    """[numbers, dimensions]: points of a low-discrepancy sequence in the unit cube, shifted as ``seed`` says.
 
     Each coordinate goes round by a constant step, 1/g, 1/g^2, ...; g > 1 solves g^(dimensions + 1) = g + 1, which
     makes it the golden ratio for one dimension (the R sequence of Roberts, 2018). SciPy's sequences would do as
@@ -248,7 +248,7 @@ def kronecker_point(number: int, dimensions: int, seed: int) -> NDArray[np.float
     """
     (g,) = (root.real for root in np.roots([1, *[0] * (dimensions - 1), -1, -1]) if root.real > 1)
     steps: NDArray[np.float64] = g ** -np.arange(1.0, dimensions + 1)
-    return (np.random.default_rng(seed).random(dimensions) + number * steps) % 1
+    return (np.random.default_rng(seed).random(dimensions) + np.outer(numbers, steps)) % 1
 
 
 def suggest(trial: Trial, parameter: Parameter) -> ParamValue:

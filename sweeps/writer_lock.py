@@ -64,11 +64,11 @@ class Holder:
         """The holder that ``as_mapping`` told, or None if it did not."""
         if not isinstance(mapping, Mapping):
             return None
-        told = {field.name: mapping.get(field.name) for field in fields(cls)}
+        told: dict[str, Any] = {field.name: mapping.get(field.name) for field in fields(cls)}
         kinds = {"epoch": int, "process": int, "held": bool}
         if any(not isinstance(value, kinds.get(name, str)) for name, value in told.items()):
             return None
-        return cls(**told)  # type: ignore[arg-type]  # Just checked.
+        return cls(**told)
 
     def as_mapping(self) -> dict[str, Any]:
         """As JSON would hold it."""

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats.qmc import discrepancy
 
 from search_spaces import Categorical, Float, Int, Space
-from sweeps.proposals import MAX_CELLS, STARTUP_TRAJECTORIES, Proposer, SamplerSettings, kronecker_point
+from sweeps.proposals import MAX_CELLS, STARTUP_TRAJECTORIES, Proposer, SamplerSettings, kronecker_points
 from sweeps.records import TrialState
 
 MOMENTA, DECAYS = (0.8, 0.9, 0.97, 0.99, 0.997, 0.999), (0.0, 0.9, 0.98, 0.99, 0.995, 0.999, 0.9999)
@@ -87,7 +87,7 @@ def test_the_low_discrepancy_sequence_has_a_third_of_the_discrepancy_of_random_p
     """SciPy's centred discrepancy, which is a square, of points taken from the middle of the sequence."""
     found = []
     for seed in range(9):
-        points = np.array([kronecker_point(number, dimensions, seed) for number in range(700, 828)])
+        points = kronecker_points(range(700, 828), dimensions, seed)
         assert ((points >= 0) & (points < 1)).all()
         found.append(discrepancy(points))
     random = [discrepancy(np.random.default_rng(seed).random(points.shape)) for seed in range(9)]
