@@ -92,6 +92,7 @@ def compiled(params: Mapping[str, Any], image_shape: tuple[int, ...], kernel_siz
 def _keras() -> Any:
     """Keras on TensorFlow with one thread; what the environment says is read when TensorFlow is first imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As our own trial has it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     import keras

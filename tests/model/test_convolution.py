@@ -1,6 +1,7 @@
 """The ways to convolve against TensorFlow's own convolution in float64."""
 
 import os
+import platform
 import subprocess
 import sys
 from math import prod
@@ -130,10 +131,22 @@ def test_slow_kernels_are_not_called(monkeypatch):
     assert "MaxPool" not in {operation.type for operation in traced.graph.get_operations()}
 
 
-def test_the_kernels_are_asked_of_tensorflow():
+@pytest.mark.parametrize(
+    ("variables", "answer"),
+    [
+        ({"TF_ENABLE_ONEDNN_OPTS": "0"}, "False"),
+        ({"TF_ENABLE_ONEDNN_OPTS": "1"}, "True"),
+        pytest.param(
+            {},
+            "True",
+            marks=pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="for x86 alone"),
+        ),
+    ],
+)
+def test_onednn_is_asked_for_unless_the_environment_says_otherwise(variables, answer):
     """In a process of its own, as TensorFlow reads the variable once."""
     code = "from model.convolution import has_fast_kernels; print(has_fast_kernels())"
-    for value, answer in (("0", "False"), ("1", "True")):
-        environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": value, "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-        assert done.stdout.split() == [answer], done.stderr
+    others = {name: value for name, value in os.environ.items() if name != "TF_ENABLE_ONEDNN_OPTS"}
+    environment = {**others, "CUDA_VISIBLE_DEVICES": "", **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [answer], done.stderr
