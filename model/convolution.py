@@ -1,7 +1,7 @@
 """Convolution and pooling in ways that are faster than TensorFlow's own on a CPU; the same but for rounding.
 
-TensorFlow has two sets of kernels for CPUs: oneDNN's, which this package asks for, and its own, where it has no
-others or the environment says ``TF_ENABLE_ONEDNN_OPTS=0``. oneDNN's are fast on small images too.
+TensorFlow has two sets of kernels for CPUs: oneDNN's, which this package asks for on x86, and its own, for other
+CPUs and where the environment says ``TF_ENABLE_ONEDNN_OPTS=0``. oneDNN's are fast on small images too.
 """
 
 from __future__ import annotations
