@@ -273,6 +273,7 @@ def set_threads(towers: int) -> None:
 def contest(contestant: Contestant, pipe: Connection) -> None:
     """A contestant's process: warm up, then run a round whenever asked, and answer with its seconds."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As our own trial has it.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     makers = dict.fromkeys(("ours", "measured", "bare"), ours)
     makers |= {"keras": keras_fit, "mirrored": keras_fit, "floor": floor}
